@@ -1,0 +1,46 @@
+"""Opens links from a hub server to a service elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from signalr_trio.connection_string import Endpoint
+from signalr_trio.link.link import Link
+from signalr_trio.link.websocket import WebSocketLink, agreement_header, agreement_in
+from signalr_trio.tokens import NAME_IDENTIFIER, make_token
+from signalr_trio.transport.stream import Flusher
+from signalr_trio.transport.websocket import connect_websocket
+
+__all__ = ["websocket_connector"]
+
+_USER_AGENT = "signalr_trio"
+
+
+def websocket_connector(
+    endpoint: Endpoint, *, server_id: str, instance: str, flusher: Flusher
+) -> Callable[[str, str, str | None], AbstractAsyncContextManager[Link]]:
+    """A connector for ``HubServer.run``: each link is a WebSocket to ``endpoint``.
+
+    The agreement on releasing holds where the service answers our header with its own; the
+    instance id in it is the one that we sent.
+    """
+
+    @asynccontextmanager
+    async def connect(hub: str, cid: str, target: str | None) -> AsyncGenerator[Link]:
+        token = make_token(
+            endpoint.access_key, endpoint.server_audience(hub), [(NAME_IDENTIFIER, server_id)]
+        )
+        headers = [
+            ("Authorization", f"Bearer {token}"),
+            ("X-ASRS-Server-Id", server_id),
+            ("Asrs-User-Agent", _USER_AGENT),
+            agreement_header(instance),
+        ]
+        url = endpoint.server_connection_url(hub, cid, target)
+        async with connect_websocket(
+            url, headers=headers, flusher=flusher, max_message_size=None
+        ) as websocket:
+            yield WebSocketLink(websocket, agreement_in(websocket.response_headers))
+
+    return connect

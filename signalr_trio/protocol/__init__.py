@@ -1,0 +1,1 @@
+"""The protocols on the wire, sans-IO: bytes to messages and back, without sockets, clocks or tasks."""

@@ -1,0 +1,385 @@
+"""One client of a hub server, from its opening to its release or its end.
+
+What arrives is sorted at once, in the step in which it came: calls wait in the inbox, in order;
+items, completions and cancels go straight to the call that they belong to, so that they never
+wait behind a call that waits for them.
+
+The end has one order, whatever the reason: calls that began end, then ``on_disconnected``, then
+the service is told. If this server is stopping its calls are cancelled instead, each with an error
+completion, and ``on_disconnected`` has what is left of the last stage.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+from collections import deque
+from typing import TYPE_CHECKING
+
+import trio
+
+from signalr_trio.errors import HubError, ProtocolError
+from signalr_trio.hub import ConnectionMigrationFeature, HubCallerContext
+from signalr_trio.link.release import release, state_in
+from signalr_trio.protocol import handshake
+from signalr_trio.protocol.encodings import hub_protocol
+from signalr_trio.protocol.framing import Splitter
+from signalr_trio.protocol.handshake import HandshakeResponse
+from signalr_trio.protocol.hub_protocol import HubProtocol
+from signalr_trio.protocol.messages import (
+    CancelInvocation,
+    Close,
+    Completion,
+    HubMessage,
+    Invocation,
+    Ping,
+    StreamInvocation,
+    StreamItem,
+)
+from signalr_trio.protocol.service_messages import (
+    MIGRATE_FROM,
+    MIGRATE_TO,
+    CloseConnection,
+    ConnectionData,
+    ConnectionFlowControl,
+    DataMessageType,
+    FlowControlConnectionType,
+    FlowControlOperation,
+    OpenConnection,
+    header,
+)
+from signalr_trio.server.calls import Calls
+from signalr_trio.server.identity import user_claims
+from signalr_trio.tokens import user_id_of
+
+if TYPE_CHECKING:
+    from signalr_trio.server.served_hub import ServedHub
+    from signalr_trio.server.service_connection import ServiceConnection
+
+__all__ = ["ClientConnection", "End"]
+
+log = logging.getLogger("signalr_trio.server")
+
+_HURRY = "The client is moving to another server, which this call did not let happen in time."
+_GONE = "The client has gone."
+_ERROR = "Connection closed with an error."
+_STOPPED = "The hub server has stopped. Connect again."
+CANNOT_MOVE = "The hub server is shutting down. Connect again."
+
+
+class End(enum.Enum):
+    """How a client connection ended on this server."""
+
+    MIGRATED = "migrated"
+    LEFT = "left"
+    ABORTED = "aborted"
+    DROPPED = "dropped"
+
+
+class ClientConnection:
+    """A client that was opened on this server. ``run`` is its task; the rest never waits."""
+
+    def __init__(
+        self, hub: ServedHub, connection: ServiceConnection, message: OpenConnection
+    ) -> None:
+        self.hub = hub
+        self.id = message.connection_id
+        self.connection = connection
+        """The server connection that the client is with."""
+        self.end: End | None = None
+        self.drop_reason = ""
+        claims = user_claims(message.claims)
+        self.is_bound = ("asrs.s.ssticky", "Required") in message.claims
+        """Whether the client cannot move (sticky mode Required)."""
+        self.context = HubCallerContext(
+            connection_id=self.id,
+            user_id=user_id_of(message.claims),
+            claims=claims,
+            query_string=message.query_string or "",
+            headers=message.headers,
+            abort=self.abort,
+        )
+        self.protocol: HubProtocol | None = hub_protocol(message.protocol or "")
+        self.last_scope = trio.CancelScope(shield=True)
+        """Around ``on_disconnected``; the last stage sets its deadline."""
+        self._arrival = _migrated_in(message, hub.server_id)
+        self._departure: ConnectionMigrationFeature | None = None
+        self._news = trio.lowlevel.ParkingLot()
+        self._calls = Calls(self)
+        self._splitter: Splitter | None = None
+        self._handshake = b""
+        self._shaken: bytes | None = None
+        self._input_over = False
+        self._answered = self._arrival is not None
+        """Whether the client has had a handshake response: before it there is no Close."""
+        self._error: Exception | None = None
+        self._withheld: deque[bytes] | None = None
+        self._asked_to_hold = False
+
+    def __repr__(self) -> str:
+        return f"<client {self.id} of hub {self.hub.name}>"
+
+    # -- the task ---------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Serves the client to its end. Cancelled, it still ends in order."""
+        connected = False
+        try:
+            if await self._shake_hands() and await self._connect():
+                connected = True
+                await self._calls.run()
+        finally:
+            with self.last_scope:
+                if connected:
+                    await self._disconnect()
+            self._say_goodbye()
+            self.hub.client_ended(self)
+
+    async def _shake_hands(self) -> bool:
+        with trio.move_on_after(self.hub.options.handshake_timeout):
+            while self._shaken is None and not self._input_over:
+                await self._news.park()
+        if self._input_over:
+            return False
+        error = self._handshake_error()
+        if error is not None:
+            self._close_with(error, End.ABORTED)
+            return False
+        if self._arrival is None:
+            self._respond(None)
+        return True
+
+    def _handshake_error(self) -> str | None:
+        if self._shaken is None:
+            return "Handshake was canceled."
+        try:
+            request = handshake.parse_request(self._shaken)
+        except ProtocolError:
+            return "An unexpected error occurred during connection handshake."
+        if self.protocol is None:
+            return f"The protocol '{request.protocol}' is not supported."
+        return None
+
+    def _respond(self, error: str | None) -> None:
+        self._answered = True
+        response = handshake.write_response(HandshakeResponse(error))
+        self.connection.send(ConnectionData(self.id, response, DataMessageType.HANDSHAKE))
+
+    async def _connect(self) -> bool:
+        """Runs ``on_connected``; False if that closed the client."""
+        features = self.context.features
+        if self._arrival is not None:
+            features.set(self._arrival)
+        try:
+            await self.hub.make(self).on_connected()
+        except Exception as error:
+            log.exception("%r: on_connected failed", self, extra={"connection_id": self.id})
+            self._close_with(self.hub.error_text(_ERROR, error), End.ABORTED)
+            return False
+        except trio.Cancelled:
+            self._close_with(_STOPPED, End.DROPPED, allow_reconnect=True)
+            raise
+        finally:
+            features.remove(ConnectionMigrationFeature)
+        if self._arrival is not None and self.connection.agreed:
+            self._respond(None)
+        return True
+
+    async def _disconnect(self) -> None:
+        features = self.context.features
+        if self._departure is not None and self.end is None:
+            features.set(self._departure)
+        error = self._error
+        try:
+            await self.hub.make(self).on_disconnected(error)
+        except Exception:
+            log.exception("%r: on_disconnected failed", self, extra={"connection_id": self.id})
+        finally:
+            features.remove(ConnectionMigrationFeature)
+
+    def _say_goodbye(self) -> None:
+        """Tells the service, last of all, unless it knows."""
+        if self.last_scope.cancelled_caught and self._departure is not None and self.end is None:
+            self.drop_reason = "on_disconnected did not end in time"
+            self._close_with(_STOPPED, End.DROPPED, allow_reconnect=True)
+        elif self._departure is not None and self.end is None:
+            self.end = End.MIGRATED
+            if self.connection.agreed:
+                self.connection.send(release(self.id, self._departure.packed_state))
+        elif self.end is None:
+            self.drop_reason = self.drop_reason or "the time to leave was up"
+            self._close_with(_STOPPED, End.DROPPED, allow_reconnect=True)
+
+    # -- what comes in ----------------------------------------------------------------------
+
+    def receive(self, payload: bytes) -> None:
+        """Bytes of the client (message 6)."""
+        try:
+            if self._shaken is None:
+                self._handshake += payload
+                split = handshake.split_handshake(self._handshake)
+                if split is None:
+                    return
+                self._shaken, payload = split
+                self._handshake = b""
+                self._news.unpark_all()
+            if self.protocol is None or self.end is not None or not payload:
+                return
+            if self._splitter is None:
+                self._splitter = self.protocol.splitter(None)
+            for frame in self._splitter.feed(payload):
+                message = self.protocol.parse(frame)
+                if message is not None:
+                    self._take(message, len(frame))
+        except ProtocolError as fault:
+            log.warning("%r: %s", self, fault, extra={"connection_id": self.id})
+            self._error = fault
+            self._close_with(self.hub.error_text(_ERROR, fault), End.ABORTED, allow_reconnect=True)
+
+    def _take(self, message: HubMessage, size: int) -> None:
+        if isinstance(message, (Invocation, StreamInvocation)):
+            self._calls.arrived(message, size)
+            self.inbox_changed()
+        elif isinstance(message, StreamItem):
+            self._calls.item(message, size)
+            self.inbox_changed()
+        elif isinstance(message, Completion):
+            self._calls.upload_ended(message)
+        elif isinstance(message, CancelInvocation):
+            self._calls.cancel(message.invocation_id)
+        elif isinstance(message, Close):
+            self._error = HubError(message.error) if message.error else None
+            self.end_input()
+            self._calls.input_lost(_GONE)
+            self.end = End.LEFT
+            self._send_close(None, allow_reconnect=False)
+
+    def inbox_changed(self) -> None:
+        """Asks the service to hold what the client sends while too much is waiting here."""
+        waiting, options = self._calls.waiting_size, self.hub.options
+        if not self._asked_to_hold and waiting > options.inbox_pause and self.connection.agreed:
+            self._asked_to_hold = True
+            self._ask(FlowControlOperation.PAUSE)
+        elif self._asked_to_hold and waiting <= options.inbox_pause // 2:
+            self._asked_to_hold = False
+            self._ask(FlowControlOperation.RESUME)
+        if waiting > options.inbox_limit and self.end is None:
+            log.warning("%r: %d bytes wait for its calls: closed", self, waiting)
+            self._close_with("Too much is waiting for earlier calls to end.", End.ABORTED)
+
+    def _ask(self, operation: FlowControlOperation) -> None:
+        self.connection.send(
+            ConnectionFlowControl(self.id, FlowControlConnectionType.CLIENT, operation)
+        )
+
+    def close(self, message: CloseConnection) -> None:
+        """The service closes the client (message 5): it has gone, or is to move."""
+        target = header(message.headers, MIGRATE_TO)
+        if target is None:
+            self.gone()
+        elif self._departure is None:
+            self._departure = ConnectionMigrationFeature(self.hub.server_id, target)
+            self.end_input()
+        else:
+            # Sent again, it means hurry: what waits for the client's own input waits in vain.
+            log.info("%r: hurried to move", self)
+            self._calls.hurry(_HURRY)
+
+    def gone(self, error: Exception | None = None) -> None:
+        """The client has left, or the server connection it was with is lost."""
+        if self._departure is None and self.end is None:
+            self.end = End.LEFT
+            self._error = error
+        self.context.aborted.set()
+        self.end_input()
+        self._calls.input_lost(_GONE)
+
+    def connection_lost(self) -> None:
+        """The server connection has ended; nothing can be said to the client any more."""
+        self.end = self.end or End.LEFT
+        self.gone()
+
+    def stop(self, deadline: float) -> None:
+        """The server stops: calls are about to be cancelled, and this is how long there is."""
+        self.last_scope.deadline = deadline
+        self.context.aborted.set()
+
+    def end_input(self) -> None:
+        self._input_over = True
+        self._calls.end_input()
+        self._news.unpark_all()
+
+    # -- what goes out ----------------------------------------------------------------------
+
+    def abort(self) -> None:
+        """The hub closes the client."""
+        self._close_with(None, End.ABORTED)
+
+    def drop(self, reason: str) -> None:
+        """Begins nothing more; when what began has ended, the client is closed and may come
+        again."""
+        if self.end is None and self._departure is None:
+            self.drop_reason = reason
+            self._calls.fail_waiting()
+            self.end_input()
+
+    def _close_with(self, error: str | None, end: End, *, allow_reconnect: bool = False) -> None:
+        """Closes the client now; its calls still run to their end."""
+        if self.end is not None:
+            return
+        self.end = end
+        self.context.aborted.set()
+        self._calls.discard_waiting()
+        self.end_input()
+        self._calls.input_lost(_GONE)
+        self._send_close(error, allow_reconnect=allow_reconnect)
+
+    def _send_close(self, error: str | None, *, allow_reconnect: bool) -> None:
+        if not self._answered:
+            self._respond(error or _STOPPED)
+        elif self.protocol is not None:
+            payload = self.protocol.write(Close(error, allow_reconnect))
+            self.connection.send(ConnectionData(self.id, payload, DataMessageType.CLOSE))
+        self.connection.send(CloseConnection(self.id, ""))
+
+    def send(self, message: HubMessage) -> None:
+        """A completion or an item, to this client."""
+        if self.protocol is None or self.end is not None:
+            return
+        payload = self.hub.protocols[self.protocol.name].write(message)
+        if self._withheld is not None:
+            self._withheld.append(payload)
+        else:
+            self._send_data(payload)
+
+    def _send_data(self, payload: bytes) -> None:
+        self.connection.send(ConnectionData(self.id, payload, DataMessageType.INVOCATION))
+
+    def ping(self) -> None:
+        if self.protocol is not None and self._withheld is None and self.end is None:
+            payload = self.protocol.write(Ping())
+            self.connection.send(ConnectionData(self.id, payload, DataMessageType.OTHER))
+
+    async def writable(self) -> None:
+        """Waits while the line to the service is full."""
+        await self.connection.drained()
+
+    def pause(self) -> None:
+        """The service wants nothing more of this client on this server connection."""
+        if self._withheld is None:
+            self._withheld = deque()
+            self._ask(FlowControlOperation.PAUSE_ACK)
+
+    def resume(self, connection: ServiceConnection) -> None:
+        """The client is with ``connection`` now; what was withheld goes there."""
+        self.connection = connection
+        withheld, self._withheld = self._withheld, None
+        for payload in withheld or ():
+            self._send_data(payload)
+
+
+def _migrated_in(message: OpenConnection, server_id: str) -> ConnectionMigrationFeature | None:
+    migrate_from = header(message.headers, MIGRATE_FROM)
+    if migrate_from is None:
+        return None
+    return ConnectionMigrationFeature(migrate_from, server_id, state_in(message.headers))

@@ -1,0 +1,101 @@
+"""One hub as this server serves it: its class, its server connections, its clients."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from signalr_trio.errors import HubError
+from signalr_trio.hub import GroupManager, Hub, HubCallerClients, HubContext
+from signalr_trio.protocol.hub_protocol import HubProtocol
+from signalr_trio.protocol.json import JsonProtocol
+from signalr_trio.protocol.messagepack import MessagePackProtocol
+from signalr_trio.protocol.service_messages import CloseConnection, OpenConnection
+from signalr_trio.server.binding import hub_methods, make_converter
+from signalr_trio.server.client_connection import ClientConnection
+from signalr_trio.server.options import HubOptions
+from signalr_trio.server.sending import GroupAcks, HubSender
+
+if TYPE_CHECKING:
+    from signalr_trio.server.service_connection import ServiceConnection
+
+__all__ = ["ServedHub"]
+
+log = logging.getLogger("signalr_trio.server")
+
+
+class ServedHub:
+    """A hub class under a name, and who is connected to it here."""
+
+    def __init__(
+        self, hub_class: type[Hub], *, path: str, name: str, server_id: str, options: HubOptions
+    ) -> None:
+        self.hub_class = hub_class
+        self.path = path
+        self.name = name
+        """The name that the service knows: lower case."""
+        self.server_id = server_id
+        self.options = options
+        converter = make_converter()
+        self.methods = hub_methods(hub_class, converter)
+        self.protocols: dict[str, HubProtocol] = {
+            "json": JsonProtocol(converter.unstructure),
+            "messagepack": MessagePackProtocol(converter.unstructure),
+        }
+        self.connections: list[ServiceConnection] = []
+        self.clients: dict[str, ClientConnection] = {}
+        self.acks = GroupAcks(options.ack_timeout)
+        self.context = HubContext(HubSender(self))
+        self.refusing = False
+        self.start_connection: Callable[[ServedHub, str | None], None] = _not_running
+        self.start_client: Callable[[ClientConnection], None] = _not_running
+        self.on_client_ended: Callable[[ClientConnection], None] = _ignore
+
+    def make(self, client: ClientConnection) -> Hub:
+        """A hub object for one call of a client; what it sends goes the client's own way."""
+        hub = self.hub_class()
+        sender = HubSender(self, client)
+        hub.context = client.context
+        hub.clients = HubCallerClients(sender, client.id)
+        hub.groups = GroupManager(sender)
+        return hub
+
+    def error_text(self, text: str, error: Exception) -> str:
+        """What a client is told: the text of a HubError, of others only with detailed errors."""
+        if isinstance(error, HubError):
+            return f"{text} HubException: {error}"
+        if self.options.detailed_errors:
+            return f"{text} {type(error).__name__}: {error}"
+        return text
+
+    def open(self, connection: ServiceConnection, message: OpenConnection) -> None:
+        """The service has a client for this server."""
+        if self.refusing:
+            connection.send(CloseConnection(message.connection_id))
+            return
+        client = ClientConnection(self, connection, message)
+        self.clients[client.id] = client
+        self.start_client(client)
+
+    def open_on_demand(self, target: str) -> None:
+        """The service wants one more server connection, to one of its instances."""
+        if len(self.connections) < self.options.max_server_connections:
+            self.start_connection(self, target)
+
+    def client_ended(self, client: ClientConnection) -> None:
+        if self.clients.get(client.id) is client:
+            del self.clients[client.id]
+        self.on_client_ended(client)
+
+    def encode(self, message: Any) -> dict[str, bytes]:
+        """A message in every hub protocol, each encoded once for however many clients."""
+        return {name: protocol.write(message) for name, protocol in self.protocols.items()}
+
+
+def _not_running(*_: object) -> None:
+    raise RuntimeError("the hub server is not running")
+
+
+def _ignore(_: ClientConnection) -> None:
+    pass

@@ -1,0 +1,77 @@
+"""Moves the clients of a server that goes, a bounded number at a time."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import trio
+
+from signalr_trio.service.hand_over import HandOver, Slot
+
+if TYPE_CHECKING:
+    from signalr_trio.service.server_connection import Server
+    from signalr_trio.service.service import Service
+    from signalr_trio.service.session import ClientSession
+
+__all__ = ["drain"]
+
+#: Own servers ask on each of their connections; one that is late does not hold up the rest.
+_ALL_ASKED = 1.0
+
+
+async def drain(service: Service, server: Server) -> None:
+    """Hands over every client of ``server`` that may move, until the last connection has gone.
+
+    A client that may not move yet, or for which there is no target, stays where it is and is
+    served: this looks again whenever something has changed.
+    """
+    await _wait_for_hooks(service, server)
+    while server.connections:
+        moved = False
+        for session in _in_turn(server):
+            await service.slots.acquire()
+            slot = Slot(service.slots)
+            if _can_move(service, server, session):
+                session.nursery.start_soon(HandOver(session, slot).run)
+                moved = True
+            else:
+                slot.give_back()
+        if not moved:
+            await service.changed.park()
+
+
+async def _wait_for_hooks(service: Service, server: Server) -> None:
+    """An own server says on each connection that its hooks are over; of others we cannot know."""
+    if server.releases:
+        with trio.move_on_after(_ALL_ASKED):
+            await server.all_asked.wait()
+    else:
+        await trio.sleep_until(server.finack_at + service.options.polite_grace)
+
+
+def _in_turn(server: Server) -> list[ClientSession]:
+    """The clients to look at, one of each connection in turn.
+
+    A server that does not release keeps one client until the others are done: as long as it is
+    there, the SDK closes no connection, and so lets the ``OnDisconnected`` of the others end.
+    """
+    queues = [list(connection.sessions.values()) for connection in server.connections]
+    turns: Iterator[ClientSession | None] = itertools.chain.from_iterable(
+        itertools.zip_longest(*queues)
+    )
+    sessions = [session for session in turns if session is not None]
+    if not server.releases and len(sessions) > 1:
+        sessions.pop()
+    return sessions
+
+
+def _can_move(service: Service, server: Server, session: ClientSession) -> bool:
+    connection = session.connection
+    return (
+        connection is not None
+        and connection.server is server
+        and session.may_move
+        and service.choose_server(session.hub, leaving=server) is not None
+    )

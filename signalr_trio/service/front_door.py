@@ -1,0 +1,148 @@
+"""The service's one port: which path leads where, and who may come in."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from urllib.parse import urlencode
+
+import attrs
+import trio
+
+from signalr_trio.background import open_background
+from signalr_trio.connection_string import DEVELOPMENT, Endpoint, parse_connection_string
+from signalr_trio.link.websocket import WebSocketLink, agreement_header, agreement_in
+from signalr_trio.service.negotiation import (
+    connect_client,
+    method_not_allowed,
+    negotiate,
+    text_response,
+)
+from signalr_trio.service.options import ServiceOptions
+from signalr_trio.service.service import Service
+from signalr_trio.tokens import Claims, TokenRefused, claims_of, verify_token
+from signalr_trio.transport.http import Request, Response, serve_listeners
+from signalr_trio.transport.stream import Flusher
+
+__all__ = ["RunningService", "open_service"]
+
+log = logging.getLogger("signalr_trio.service")
+
+_INTERNAL_PARAMETERS = frozenset({"hub", "access_token", "id"})
+
+
+@attrs.frozen
+class RunningService:
+    """A service that is up."""
+
+    service: Service
+    port: int
+    connection_string: str = attrs.field(repr=False)
+    """What a hub server needs to connect to it; holds the access key."""
+
+
+@asynccontextmanager
+async def open_service(
+    connection_string: str = DEVELOPMENT,
+    *,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    secondary_key: str | None = None,
+    options: ServiceOptions | None = None,
+) -> AsyncGenerator[RunningService]:
+    """Runs a service for the block: one port for clients and hub servers.
+
+    The port is that of the connection string unless ``port`` says otherwise (0: any free one).
+    Tokens are accepted that the access key or ``secondary_key`` signed. At the end of the block
+    hand-overs under way may end (5 s), clients are told to reconnect, and the server connections
+    are closed.
+
+    Raises ConfigurationError for a connection string that cannot be used, OSError if the port is
+    taken.
+    """
+    endpoint = parse_connection_string(connection_string)
+    keys = [endpoint.access_key] + ([secondary_key] if secondary_key else [])
+    listeners = await trio.open_tcp_listeners(endpoint.port if port is None else port, host=host)
+    bound: int = listeners[0].socket.getsockname()[1]
+    service = Service(options)
+    door = _FrontDoor(service, endpoint, keys)
+    flusher = Flusher()
+    async with open_background() as background:
+        background.start_soon(flusher.run)
+        background.start_soon(partial(serve_listeners, door.handle, listeners, flusher=flusher))
+        string = f"Endpoint=http://{host};Port={bound};AccessKey={endpoint.access_key};Version=1.0;"
+        async with service.running():
+            log.info("the service listens on http://%s:%d", host, bound)
+            yield RunningService(service, bound, string)
+
+
+class _FrontDoor:
+    """Routes requests. A refused token gets 401 and nothing else; why is in the log."""
+
+    def __init__(self, service: Service, endpoint: Endpoint, keys: Sequence[str]) -> None:
+        self._service = service
+        self._endpoint = endpoint
+        self._keys = keys
+
+    async def handle(self, request: Request) -> Response | None:
+        path = request.path.lower().rstrip("/")
+        if path in ("/api/v1/health", "/api/health"):
+            return Response(200) if request.method in ("GET", "HEAD") else method_not_allowed()
+        if path not in ("/client/negotiate", "/client", "/server"):
+            return Response(404)
+        hub = self._hub(request)
+        if hub is None:
+            return text_response(400, "The query parameter 'hub' is missing.")
+        if path == "/server":
+            return await self._server(request, hub)
+        claims = self._authenticate(request, self._endpoint.client_audience(hub))
+        if claims is None:
+            return Response(401)
+        if self._service.stopping:
+            return Response(503)
+        if path == "/client/negotiate":
+            return negotiate(self._service, request, claims)
+        query = _app_query(request)
+        return await connect_client(self._service, hub, request, claims, query_string=query)
+
+    async def _server(self, request: Request, hub: str) -> Response | None:
+        if self._authenticate(request, self._endpoint.server_audience(hub)) is None:
+            return Response(401)
+        if self._service.stopping:
+            return Response(503)
+        server_id = request.header("x-asrs-server-id")
+        if not request.wants_websocket or not server_id:
+            return text_response(400, "A WebSocket with the header X-ASRS-Server-Id is expected.")
+        agreement = agreement_in(request.headers)
+        cid = request.param("cid") or self._service.new_id()
+        headers = [] if agreement is None else [agreement_header("service")]
+        async with request.websocket(headers=headers, max_message_size=None) as websocket:
+            link = WebSocketLink(websocket, agreement)
+            await self._service.serve_server(hub, link, server_id=server_id, cid=cid)
+        return None
+
+    def _authenticate(self, request: Request, audience: str) -> Claims | None:
+        header = request.header("authorization") or ""
+        scheme, _, token = header.partition(" ")
+        if scheme.lower() != "bearer":
+            token = request.param("access_token") or ""
+        if not token:
+            log.warning("%s %s: refused, no token", request.method, request.path)
+            return None
+        try:
+            return claims_of(verify_token(token.strip(), self._keys, audience))
+        except TokenRefused as reason:
+            log.warning("%s %s: refused, the token: %s", request.method, request.path, reason)
+            return None
+
+    def _hub(self, request: Request) -> str | None:
+        hub = request.param("hub")
+        return hub.lower() if hub else None
+
+
+def _app_query(request: Request) -> str:
+    """The client's own query, as the hub server shall see it: without what is the service's."""
+    own = [(name, value) for name, value in request.query if name not in _INTERNAL_PARAMETERS]
+    return f"?{urlencode(own)}" if own else ""

@@ -1,0 +1,66 @@
+"""Group membership of one hub: by connection, and by user."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import trio
+
+if TYPE_CHECKING:
+    from signalr_trio.service.session import ClientSession
+
+__all__ = ["Groups"]
+
+
+class Groups:
+    """Who is in which group. A connection leaves with its client; a user stays until told."""
+
+    def __init__(self, users: Mapping[str, Mapping[ClientSession, None]]) -> None:
+        self._users = users
+        self._sessions: dict[str, dict[ClientSession, None]] = {}
+        self._members: dict[str, dict[str, float | None]] = {}
+        """Group -> user id -> when the membership ends (None: never)."""
+
+    def join(self, session: ClientSession, group: str) -> None:
+        self._sessions.setdefault(group, {})[session] = None
+        session.groups[group] = None
+
+    def leave(self, session: ClientSession, group: str) -> None:
+        session.groups.pop(group, None)
+        members = self._sessions.get(group)
+        if members is not None:
+            members.pop(session, None)
+            if not members:
+                del self._sessions[group]
+
+    def leave_all(self, session: ClientSession) -> None:
+        for group in list(session.groups):
+            self.leave(session, group)
+
+    def user_join(self, user_id: str, group: str, ends: float | None) -> None:
+        self._members.setdefault(group, {})[user_id] = ends
+
+    def user_leave(self, user_id: str, group: str | None) -> None:
+        """Takes a user out of a group, or of all groups."""
+        for name in [group] if group is not None else list(self._members):
+            members = self._members.get(name)
+            if members is not None:
+                members.pop(user_id, None)
+                if not members:
+                    del self._members[name]
+
+    def members(self, group: str) -> list[ClientSession]:
+        """The clients in a group, each once."""
+        found = self._sessions.get(group, {})
+        users = self._members.get(group)
+        if not users:
+            return list(found)
+        now = trio.current_time()
+        merged = dict(found)
+        for user_id, ends in list(users.items()):
+            if ends is not None and ends <= now:
+                self.user_leave(user_id, group)
+            else:
+                merged |= self._users.get(user_id, {})
+        return list(merged)

@@ -1,0 +1,57 @@
+"""What the service holds of one client while no server may have it (sans-IO)."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from signalr_trio.protocol.hub_protocol import Peek
+from signalr_trio.protocol.messages import MessageType
+
+__all__ = ["Hold"]
+
+_PART_OF_A_CALL = frozenset(
+    {MessageType.STREAM_ITEM, MessageType.COMPLETION, MessageType.CANCEL_INVOCATION}
+)
+
+
+class Hold:
+    """Whole hub messages in the order in which the client sent them.
+
+    What belongs to a call that began on the old server is found by exclusion: an item, a completion
+    or a cancel goes on to it unless its id is that of an invocation held here, or of one of its
+    streams. So no record of earlier calls is needed.
+    """
+
+    __slots__ = ("_frames", "_ids", "full_since", "oldest", "passing", "size")
+
+    def __init__(self) -> None:
+        self._frames: deque[bytes] = deque()
+        self._ids: set[str] = set()
+        self.size = 0
+        self.passing = True
+        """Whether the old server still takes what belongs to its calls."""
+        self.oldest: float | None = None
+        """When the first message was held."""
+        self.full_since: float | None = None
+
+    def passes(self, peek: Peek) -> bool:
+        """Whether a message goes to the old server, past what is held."""
+        return self.passing and peek.type in _PART_OF_A_CALL and peek.invocation_id not in self._ids
+
+    def put(self, frame: bytes, peek: Peek, now: float) -> None:
+        self._frames.append(frame)
+        self.size += len(frame)
+        if self.oldest is None:
+            self.oldest = now
+        if peek.type in (MessageType.INVOCATION, MessageType.STREAM_INVOCATION):
+            self._ids.update(peek.stream_ids)
+            if peek.invocation_id:
+                self._ids.add(peek.invocation_id)
+
+    def take(self) -> list[bytes]:
+        """All that is held, oldest first; the hold is empty afterwards."""
+        frames = list(self._frames)
+        self._frames.clear()
+        self._ids.clear()
+        self.size = 0
+        return frames

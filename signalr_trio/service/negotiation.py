@@ -1,0 +1,119 @@
+"""What a client asks over HTTP before it has a connection: negotiate, and which connection it means.
+
+The front door of the service and that of an embedded server answer alike; status codes, fields and
+texts are those of ASP.NET Core SignalR.
+"""
+
+from __future__ import annotations
+
+import orjson
+
+from signalr_trio.service.service import Service
+from signalr_trio.tokens import Claims
+from signalr_trio.transport.client_transport import WebSocketTransport
+from signalr_trio.transport.http import Request, Response
+
+__all__ = ["connect_client", "method_not_allowed", "negotiate", "text_response"]
+
+_TRANSPORTS = [{"transport": "WebSockets", "transferFormats": ["Text", "Binary"]}]
+_INT32 = range(-(1 << 31), 1 << 31)
+
+
+def negotiate(service: Service, request: Request, claims: Claims) -> Response:
+    """Answers a client's negotiate with a new connection id."""
+    if request.method != "POST":
+        return method_not_allowed()
+    version, error = _version(request)
+    if error is not None:
+        return _json({"error": error})
+    connection_id, token = service.negotiate(claims, version=version)
+    answer: dict[str, object] = {
+        "negotiateVersion": min(version, 1),
+        "connectionId": connection_id,
+    }
+    if version > 0:
+        answer["connectionToken"] = token
+    answer["availableTransports"] = _TRANSPORTS
+    return _json(answer)
+
+
+async def connect_client(
+    service: Service,
+    hub: str,
+    request: Request,
+    claims: Claims,
+    *,
+    query_string: str = "",
+) -> Response | None:
+    """Serves a client's WebSocket; an error response if that is not what was asked for.
+
+    ``claims`` are those of the request itself; the ones that were negotiated win.
+    """
+    if request.method != "GET":
+        return method_not_allowed()
+    if not request.wants_websocket:
+        if not request.param("id"):
+            return text_response(400, "Connection ID required")
+        name = "ServerSentEvents" if _accepts_events(request) else "LongPolling"
+        return text_response(404, f"{name} transport not supported by this end point type")
+    token = request.param("id")
+    if token:
+        found = service.take_negotiated(token)
+        if found is None:
+            return text_response(404, "No Connection with that ID")
+        connection_id, negotiated = found
+        claims = negotiated or claims
+    else:
+        connection_id = service.new_id()
+    options = service.options
+    # One WebSocket message may hold many hub messages, whose size the session judges; what this
+    # bounds is memory.
+    async with request.websocket(max_message_size=16 * options.max_message_size) as websocket:
+        await service.serve_client(
+            hub,
+            WebSocketTransport(websocket),
+            connection_id=connection_id,
+            claims=claims,
+            query_string=query_string,
+            headers=_forwarded(request),
+        )
+    return None
+
+
+def method_not_allowed() -> Response:
+    return Response(405, headers=[("Content-Type", "text/plain")])
+
+
+def text_response(status: int, text: str) -> Response:
+    return Response(status, text.encode(), headers=[("Content-Type", "text/plain")])
+
+
+def _json(answer: dict[str, object]) -> Response:
+    return Response(200, orjson.dumps(answer), headers=[("Content-Type", "application/json")])
+
+
+def _version(request: Request) -> tuple[int, str | None]:
+    given = [value for name, value in request.query if name.lower() == "negotiateversion"]
+    text = ",".join(given).strip() if given else "0"
+    try:
+        version = int(text) if text.isascii() else None
+    except ValueError:
+        version = None
+    if version is None or version not in _INT32 or "_" in text:
+        return 0, "The client requested a non-integer protocol version."
+    if version < 0:
+        return 0, (
+            f"The client requested version '{version}', but the server does not support this "
+            "version."
+        )
+    return version, None
+
+
+def _accepts_events(request: Request) -> bool:
+    accepted = (request.header("accept") or "").lower()
+    return "text/event-stream" in [one.strip() for one in accepted.split(",")]
+
+
+def _forwarded(request: Request) -> dict[str, list[str | None]]:
+    address = request.header("x-forwarded-for") or request.client
+    return {} if address is None else {"X-Forwarded-For": [address]}

@@ -1,0 +1,65 @@
+"""The service's figures, each with its default and unit."""
+
+from __future__ import annotations
+
+import attrs
+
+__all__ = ["ServiceOptions"]
+
+_MIB = 1 << 20
+
+
+@attrs.frozen(kw_only=True)
+class ServiceOptions:
+    """Limits and times; times in seconds, sizes in bytes.
+
+    The defaults are those of ASP.NET Core SignalR and of the official server SDK where they have
+    one, so that official clients and servers find what they expect.
+    """
+
+    keep_alive: float = 15.0
+    """A hub ping goes to a client that was sent nothing for so long."""
+    client_timeout: float = 30.0
+    """A client that has pinged once and is then silent for so long is closed."""
+    handshake_timeout: float = 15.0
+    """For the hub handshake of a client, and for the service handshake of a hub server."""
+    server_ping: float = 5.0
+    """A ping on each server connection this often; .NET servers ping only when they hear one."""
+    server_timeout: float = 30.0
+    """A server connection that is silent for so long is lost."""
+    connect_wait: float = 5.0
+    """A new client waits so long for a first hub server before it is refused."""
+
+    max_message_size: int = _MIB
+    """The largest hub message of a client, framing included."""
+    hold_limit: int = _MIB
+    """What is held for one client, plus the message that crosses it."""
+    hold_total: int = 256 * _MIB
+    """What is held for all clients."""
+    link_high_water: int = 8 * _MIB
+    """Above this in the line of a server connection, the clients that feed it are not read."""
+    client_buffer: int = 16 * _MIB
+    """A client that leaves so much unread is closed."""
+
+    slots: int = 64
+    """Hand-overs that are begun side by side."""
+    slot_grace: float = 0.05
+    """A hand-over that waits longer for the old server gives its slot to the next."""
+    hurry_full: float = 2.0
+    """A hold that has been full for so long makes the service hurry the old server."""
+    hurry_age: float = 10.0
+    """So does a message that has been held for so long."""
+    target_wait: float = 30.0
+    """A client that was released waits so long for a server that takes it."""
+
+    polite_grace: float = 1.0
+    """Between FINACK and the first migrating close, for the hooks of a server that we cannot see."""
+    polite_budget: float = 20.0
+    """From FIN on, for the calls that run on a server that does not release its clients."""
+    polite_settle: float = 0.02
+    """Between its migrating close and the open elsewhere, for the old ``OnDisconnected``."""
+    late_comer: float = 5.0
+    """A server that comes under the id of one that goes takes none of its clients for so long."""
+
+    stop_timeout: float = 5.0
+    """When the service stops: how long hand-overs under way may take."""

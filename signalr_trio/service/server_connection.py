@@ -1,0 +1,236 @@
+"""The service's end of a server connection, and the hub server behind it."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import trio
+
+from signalr_trio.errors import ConnectionClosed, ProtocolError
+from signalr_trio.link.link import Link
+from signalr_trio.link.release import state_header
+from signalr_trio.protocol.service_messages import (
+    FINACK,
+    MIGRATE_FROM,
+    SHUTDOWN,
+    CloseConnection,
+    ConnectionData,
+    HandshakeRequest,
+    HandshakeResponse,
+    MigrationLevel,
+    OpenConnection,
+    Ping,
+    ServiceMessage,
+)
+from signalr_trio.service.open_calls import OpenCalls
+from signalr_trio.service.routing import HANDLERS
+
+if TYPE_CHECKING:
+    from signalr_trio.service.service import Service, ServiceHub
+    from signalr_trio.service.session import ClientSession
+
+__all__ = ["Server", "ServerConnection"]
+
+log = logging.getLogger("signalr_trio.service")
+
+_VERSION = 1
+
+
+class Server:
+    """One incarnation of a hub server: its connections, of all its hubs, until its first FIN.
+
+    That FIN takes all of them offline. Connections that come later under the same id are another
+    incarnation: a restart under a fixed name.
+    """
+
+    def __init__(self, id: str, instance: str | None, *, embedded: bool = False) -> None:
+        self.id = id
+        self.instance = instance
+        self.embedded = embedded
+        self.connections: dict[ServerConnection, None] = {}
+        self.incoming = 0
+        """Clients that are on their way here."""
+        self.came_at = trio.current_time()
+        self.fin_at: float | None = None
+        """When the first FIN came: since then the server is draining."""
+        self.finack_at = 0.0
+        self.wants_migration = False
+        self.all_asked = trio.Event()
+        """Set when ``fin:1`` has come on every live connection."""
+
+    @property
+    def releases(self) -> bool:
+        """Whether the server answers a migrating close when it is done with the client."""
+        return self.instance is not None
+
+    @property
+    def draining(self) -> bool:
+        return self.fin_at is not None
+
+    @property
+    def load(self) -> int:
+        return self.incoming + sum(len(one.sessions) for one in self.connections)
+
+    def note_migration_asked(self) -> None:
+        if all(one.migration_asked for one in self.connections):
+            self.all_asked.set()
+
+
+class ServerConnection:
+    """One server connection: in order both ways, and the clients that are with it."""
+
+    def __init__(
+        self, service: Service, hub: ServiceHub, link: Link, server: Server, cid: str
+    ) -> None:
+        self.service = service
+        self.hub = hub
+        self.link = link
+        self.server = server
+        self.id = cid
+        self.sessions: dict[str, ClientSession] = {}
+        """The clients whose messages 5 and 6 are taken from here; of others they are dropped."""
+        self.migration_level = MigrationLevel.OFF
+        self.migration_asked = False
+        self.dropped = 0
+        """Messages about clients that are not, or no longer, with this connection."""
+        self._heard_at = trio.current_time()
+
+    def __repr__(self) -> str:
+        return f"<server connection {self.id} of {self.server.id}, hub {self.hub.name}>"
+
+    # -- to the server ----------------------------------------------------------------------
+
+    @property
+    def counts(self) -> bool:
+        """Whether the service keeps count of the calls that are open on this connection."""
+        return not self.server.releases or self.migration_level == MigrationLevel.ANY
+
+    @property
+    def moves_when_lost(self) -> bool:
+        """Whether the clients of a connection that is lost are moved, and not closed."""
+        return self.counts and (
+            self.server.wants_migration or self.migration_level == MigrationLevel.ANY
+        )
+
+    def open(
+        self,
+        session: ClientSession,
+        *,
+        migrate_from: str | None = None,
+        state: bytes | None = None,
+    ) -> None:
+        """Opens a client here: message 4, then its handshake request."""
+        headers = dict(session.headers)
+        if migrate_from is not None:
+            headers[MIGRATE_FROM] = [migrate_from]
+        if state is not None and self.server.releases:
+            headers |= state_header(state)
+        self.sessions[session.id] = session
+        session.connection = self
+        session.last_server = self.server.id
+        session.calls = OpenCalls() if self.counts else None
+        self.link.send(
+            OpenConnection(
+                session.id,
+                claims=session.claims,
+                headers=headers,
+                query_string=session.query_string,
+                protocol=session.protocol.name,
+            )
+        )
+        self.send_data(session.id, session.handshake_frame)
+
+    def send_data(self, connection_id: str, payload: bytes) -> None:
+        self.link.send(ConnectionData(connection_id, payload))
+
+    def close(self, session: ClientSession) -> None:
+        """Tells the server that the client has gone."""
+        if self.sessions.pop(session.id, None) is not None:
+            self.link.send(CloseConnection(session.id))
+        session.connection = None
+        self.service.changed.unpark_all()
+
+    def detach(self, session: ClientSession) -> None:
+        """The client is no longer with this connection, which knows it already."""
+        self.sessions.pop(session.id, None)
+        session.connection = None
+        self.service.changed.unpark_all()
+
+    # -- from the server --------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Serves the connection until it ends, for whatever reason.
+
+        Its clients are dealt with in the same step in which the end is noticed.
+        """
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._keep_alive, nursery.cancel_scope)
+                await self._receive()
+        except* (ConnectionClosed, ProtocolError) as group:
+            for error in group.exceptions:
+                log.info("%r has ended: %s", self, error)
+        finally:
+            self.service.connection_lost(self)
+
+    async def _receive(self) -> None:
+        await self._shake_hands()
+        while True:
+            for message in await self.link.receive():
+                self._heard_at = trio.current_time()
+                handler = HANDLERS.get(type(message))
+                if handler is None:
+                    log.debug("%r: no use for %s", self, type(message).__name__)
+                else:
+                    handler(self, message)
+
+    async def _shake_hands(self) -> None:
+        first: list[ServiceMessage] = []
+        with trio.move_on_after(self.service.options.handshake_timeout):
+            first += await self.link.receive()
+        if not first or not isinstance(first[0], HandshakeRequest):
+            found = type(first[0]).__name__ if first else "nothing"
+            raise ProtocolError(f"{self.server.id} sent {found} where its handshake belongs")
+        request = first[0]
+        if request.version != _VERSION:
+            self.link.send(HandshakeResponse(f"Version {request.version} is not supported; 1 is."))
+            raise ProtocolError(f"{self.server.id} speaks version {request.version}")
+        self.migration_level = MigrationLevel(request.migration_level)
+        self.link.send(HandshakeResponse(connection_id=self.id))
+        self.service.connection_ready(self)
+        for message in first[1:]:
+            if handler := HANDLERS.get(type(message)):
+                handler(self, message)
+
+    async def _keep_alive(self, scope: trio.CancelScope) -> None:
+        """Pings first, since .NET servers ping only when they hear something."""
+        options = self.service.options
+        while trio.current_time() - self._heard_at <= options.server_timeout:
+            await trio.sleep(options.server_ping)
+            self.link.send(Ping())
+        log.warning("%r was silent for %.0f s: given up", self, options.server_timeout)
+        scope.cancel()
+
+    def take_data(self, message: ConnectionData) -> None:
+        session = self.sessions.get(message.connection_id)
+        if session is None:
+            self.dropped += 1
+        else:
+            session.server_data(message)
+
+    def take_fin(self, value: str) -> None:
+        """A FIN: the whole server goes offline, and FINACK follows all that went before it."""
+        server = self.server
+        if server.fin_at is None:
+            log.info("server %s goes offline (%s)", server.id, value)
+            server.fin_at = trio.current_time()
+        self.link.send(Ping.of(SHUTDOWN, FINACK))
+        server.finack_at = trio.current_time()
+        if value == "fin:1":
+            self.migration_asked = True
+            if not server.wants_migration:
+                server.wants_migration = True
+                self.service.begin_draining(server)
+            server.note_migration_asked()
+        self.service.changed.unpark_all()

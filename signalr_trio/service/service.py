@@ -1,0 +1,279 @@
+"""The service: which clients, which hub servers, and which server gets which client."""
+
+from __future__ import annotations
+
+import base64
+import logging
+import random
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import attrs
+import trio
+
+from signalr_trio.link.link import Link
+from signalr_trio.service.draining import drain
+from signalr_trio.service.groups import Groups
+from signalr_trio.service.options import ServiceOptions
+from signalr_trio.service.server_connection import Server, ServerConnection
+from signalr_trio.service.session import ClientSession
+from signalr_trio.tokens import Claims
+from signalr_trio.transport.client_transport import ClientTransport
+
+__all__ = ["Service", "ServiceHub"]
+
+log = logging.getLogger("signalr_trio.service")
+
+_TICK = 1.0
+_STOPPING = "The service is stopping. Connect again."
+#: How long an id that was negotiated may wait for its connection.
+_NEGOTIATED = 15.0
+#: For clients and servers to be told that the service stops.
+_FAREWELL = 2.0
+
+
+class ServiceHub:
+    """One hub: its clients and the server connections that serve it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.sessions: dict[str, ClientSession] = {}
+        self.users: dict[str, dict[ClientSession, None]] = {}
+        self.groups = Groups(self.users)
+        self.connections: dict[ServerConnection, None] = {}
+
+
+@attrs.define
+class _Negotiated:
+    connection_id: str
+    claims: Claims
+    expires: float
+
+
+class Service:
+    """The core of the service, without sockets of its own.
+
+    ``async with service.running()`` runs it; meanwhile ``serve_client`` and ``serve_server`` are
+    awaited for each connection by whoever accepted it, so that each of them is in its caller's
+    nursery. ``chance`` is the one source of randomness.
+    """
+
+    def __init__(
+        self, options: ServiceOptions | None = None, *, chance: random.Random | None = None
+    ) -> None:
+        self.options = options or ServiceOptions()
+        self.slots = trio.Semaphore(self.options.slots)
+        self.changed = trio.lowlevel.ParkingLot()
+        """Unparked whenever a hand-over that could not begin may be able to."""
+        self.held_size = 0
+        """Bytes held for all clients."""
+        self.stopping = False
+        self._chance = chance or random.SystemRandom()
+        self._hubs: dict[str, ServiceHub] = {}
+        self._servers: dict[Server, None] = {}
+        self._sessions: dict[ClientSession, None] = {}
+        self._negotiated: dict[str, _Negotiated] = {}
+        self._nursery: trio.Nursery | None = None
+
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[Service]:
+        """Runs the service for the block; at its end clients and servers are told, in order."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self._tick)
+            try:
+                yield self
+            finally:
+                await self._stop()
+                nursery.cancel_scope.cancel()
+
+    async def _stop(self) -> None:
+        """Lets hand-overs end, says Close to every client, then ends the server connections."""
+        self.stopping = True
+        with trio.CancelScope(shield=True):
+            with trio.move_on_after(self.options.stop_timeout):
+                while any(session.hand_over is not None for session in self._sessions):
+                    await self.changed.park()
+            for session in list(self._sessions):
+                session.close(_STOPPING)
+            with trio.move_on_after(_FAREWELL):
+                while self._sessions:
+                    await self.changed.park()
+            async with trio.open_nursery() as nursery:
+                for server in self._servers:
+                    for connection in server.connections:
+                        nursery.start_soon(connection.link.aclose, 1001, "the service is stopping")
+
+    async def _tick(self) -> None:
+        """One timer for all sessions: keep-alives, time-outs, ids that nobody came for."""
+        while True:
+            await trio.sleep(_TICK)
+            now = trio.current_time()
+            for session in list(self._sessions):
+                session.tick(now)
+            for token in [key for key, one in self._negotiated.items() if one.expires <= now]:
+                del self._negotiated[token]
+
+    # -- clients ----------------------------------------------------------------------------
+
+    def hub(self, name: str) -> ServiceHub:
+        """The hub of that name, which is made when it is first asked for."""
+        name = name.lower()
+        if name not in self._hubs:
+            self._hubs[name] = ServiceHub(name)
+        return self._hubs[name]
+
+    @property
+    def client_count(self) -> int:
+        return len(self._sessions)
+
+    def negotiate(self, claims: Claims, *, version: int) -> tuple[str, str]:
+        """A new connection id and the token that a client connects with (the id for version 0)."""
+        connection_id = self.new_id()
+        token = self.new_id() if version > 0 else connection_id
+        expires = trio.current_time() + _NEGOTIATED
+        self._negotiated[token] = _Negotiated(connection_id, claims, expires)
+        return connection_id, token
+
+    def take_negotiated(self, token: str) -> tuple[str, Claims] | None:
+        """The id and claims that were negotiated, once; None if there are none (any more)."""
+        found = self._negotiated.pop(token, None)
+        return None if found is None else (found.connection_id, found.claims)
+
+    def new_id(self) -> str:
+        """16 random bytes as 22 characters, as ASP.NET Core writes its ids."""
+        random_bytes = self._chance.randbytes(16)
+        return base64.urlsafe_b64encode(random_bytes).rstrip(b"=").decode("ascii")
+
+    async def serve_client(
+        self,
+        hub_name: str,
+        transport: ClientTransport,
+        *,
+        connection_id: str,
+        claims: Claims,
+        query_string: str = "",
+        headers: dict[str, list[str | None]] | None = None,
+    ) -> None:
+        """Serves one client until it has gone, and its last hand-over is over."""
+        hub = self.hub(hub_name)
+        session = ClientSession(
+            self,
+            hub,
+            transport,
+            connection_id=connection_id,
+            claims=claims,
+            query_string=query_string,
+            headers=headers,
+        )
+        hub.sessions[session.id] = session
+        if session.user_id is not None:
+            hub.users.setdefault(session.user_id, {})[session] = None
+        self._sessions[session] = None
+        try:
+            await session.run()
+        finally:
+            self._sessions.pop(session, None)
+            self.changed.unpark_all()
+
+    def forget(self, session: ClientSession) -> None:
+        """A client has gone: no send finds it any more, and it is in no group."""
+        hub = session.hub
+        hub.sessions.pop(session.id, None)
+        hub.groups.leave_all(session)
+        if session.user_id is not None and (of_user := hub.users.get(session.user_id)):
+            of_user.pop(session, None)
+            if not of_user:
+                del hub.users[session.user_id]
+
+    def give_back(self, size: int) -> None:
+        """Room in the holds has become free."""
+        was_full = self.held_size > self.options.hold_total
+        self.held_size -= size
+        if was_full and self.held_size <= self.options.hold_total:
+            for session in self._sessions:
+                session.resume_reading()
+
+    # -- servers ----------------------------------------------------------------------------
+
+    async def serve_server(self, hub_name: str, link: Link, *, server_id: str, cid: str) -> None:
+        """Serves one server connection until it has ended."""
+        agreement = link.agreement
+        instance = agreement.instance if agreement is not None else None
+        embedded = agreement is not None and agreement.embedded
+        server = self._incarnation(server_id, instance, embedded=embedded)
+        connection = ServerConnection(self, self.hub(hub_name), link, server, cid)
+        server.connections[connection] = None
+        await connection.run()
+
+    def _incarnation(self, id: str, instance: str | None, *, embedded: bool) -> Server:
+        for server in self._servers:
+            same = server.id == id and server.instance == instance
+            if same and (instance is not None or not server.draining):
+                return server
+        server = Server(id, instance, embedded=embedded)
+        self._servers[server] = None
+        return server
+
+    def connection_ready(self, connection: ServerConnection) -> None:
+        """A server connection has had its handshake: it may be given clients."""
+        log.info("%r is up", connection)
+        connection.hub.connections[connection] = None
+        self.changed.unpark_all()
+
+    def connection_lost(self, connection: ServerConnection) -> None:
+        """A server connection has ended: what was with it is moved, or closed."""
+        server = connection.server
+        connection.hub.connections.pop(connection, None)
+        server.connections.pop(connection, None)
+        for session in list(connection.sessions.values()):
+            session.server_lost()
+        connection.sessions.clear()
+        if not server.connections:
+            self._servers.pop(server, None)
+        elif server.wants_migration:
+            server.note_migration_asked()
+        self.changed.unpark_all()
+
+    def begin_draining(self, server: Server) -> None:
+        """The clients of a server are to be moved to others (``fin:1``)."""
+        if not server.embedded and self._nursery is not None:
+            self._nursery.start_soon(drain, self, server)
+
+    def choose_server(
+        self, hub: ServiceHub, *, leaving: Server | None = None
+    ) -> ServerConnection | None:
+        """The server connection for a client: of the server with the fewest clients.
+
+        None if there is no server that may be given one. Clients of ``leaving`` do not go back to
+        it, nor to one that has come under its id so lately that it may be the same process.
+        """
+        best: ServerConnection | None = None
+        best_load: tuple[int, int] | None = None
+        for connection in hub.connections:
+            server = connection.server
+            if server.draining or (leaving is not None and self._is_same(server, leaving)):
+                continue
+            load = (server.load, len(connection.sessions))
+            if best_load is None or load < best_load:
+                best, best_load = connection, load
+        return best
+
+    def _is_same(self, server: Server, leaving: Server) -> bool:
+        if server is leaving:
+            return True
+        nameless = server.instance is None and server.id == leaving.id
+        return nameless and trio.current_time() - server.came_at < self.options.late_comer
+
+    async def wait_for_server(self, hub: ServiceHub, patience: float) -> ServerConnection | None:
+        """The connection for a new client; waits a little for the first server to come."""
+        with trio.move_on_after(patience):
+            while (connection := self.choose_server(hub)) is None:
+                await self.changed.park()
+            return connection
+        return None
+
+    def servers_of(self, hub: ServiceHub) -> str:
+        """The answer to a ``servers`` ping: a timestamp and the ids of all servers."""
+        ids = dict.fromkeys(connection.server.id for connection in hub.connections)
+        return f"{int(trio.current_time() * 1000)}:{';'.join(ids)}"

@@ -1,0 +1,432 @@
+"""One client of the service, from its transport to the server connection it is with.
+
+A session is with at most one server connection at a time. While a hand-over is under way, or its
+server asked for a pause, what the client sends is held. All changes of state are synchronous: a
+message that came in is dealt with, wherever it goes, before anything else happens.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import trio
+
+from signalr_trio.errors import ConnectionClosed, ProtocolError
+from signalr_trio.protocol import handshake
+from signalr_trio.protocol.encodings import hub_protocol
+from signalr_trio.protocol.framing import Splitter
+from signalr_trio.protocol.handshake import HandshakeRequest, HandshakeResponse
+from signalr_trio.protocol.hub_protocol import HubProtocol
+from signalr_trio.protocol.messages import Close, Ping
+from signalr_trio.protocol.service_messages import ConnectionData, DataMessageType
+from signalr_trio.service.hand_over import HandOver, Slot
+from signalr_trio.service.hold import Hold
+from signalr_trio.service.open_calls import OpenCalls
+from signalr_trio.tokens import Claims, user_id_of
+from signalr_trio.transport.client_transport import ClientTransport, SharedPayload
+
+if TYPE_CHECKING:
+    from signalr_trio.service.server_connection import ServerConnection
+    from signalr_trio.service.service import Service, ServiceHub
+
+__all__ = ["ClientSession"]
+
+log = logging.getLogger("signalr_trio.service")
+
+_LARGEST_VERSION = 2
+_NOT_A_HANDSHAKE = "An unexpected error occurred during connection handshake."
+_TIMED_OUT = "Handshake was canceled."
+_SERVER_LOST = "The connection to the hub server was lost."
+_NO_SERVER = "No hub server is connected to the service for this hub. Try again later."
+
+
+class ClientSession:
+    """A client: its transport, its identity, and where its messages go.
+
+    ``run`` owns the nursery of the session; a hand-over under way lives in it too, so that it is
+    carried through when the client leaves meanwhile.
+    """
+
+    nursery: trio.Nursery
+    protocol: HubProtocol
+
+    def __init__(
+        self,
+        service: Service,
+        hub: ServiceHub,
+        transport: ClientTransport,
+        *,
+        connection_id: str,
+        claims: Claims,
+        query_string: str = "",
+        headers: dict[str, list[str | None]] | None = None,
+    ) -> None:
+        self.service = service
+        self.hub = hub
+        self.id = connection_id
+        self.claims = claims
+        self.user_id = user_id_of(claims)
+        self.query_string = query_string
+        self.headers = headers or {}
+        self.groups: dict[str, None] = {}
+        self.handshake_frame = b""
+
+        self.connection: ServerConnection | None = None
+        """The server connection that the client is with; only it may send its messages 5 and 6."""
+        self.last_server = ""
+        """The id of the server that the client was last with."""
+        self.hand_over: HandOver | None = None
+        self.calls: OpenCalls | None = None
+        self.answered = False
+        """Whether the handshake response has passed: before it the client is sent nothing."""
+        self.gone = False
+        """Whether the client has left or was closed."""
+
+        self._transport = transport
+        self._splitter: Splitter | None = None
+        self._reading = trio.CancelScope()
+        self._hold: Hold | None = None
+        self._paused = False
+        self._resumed = trio.lowlevel.ParkingLot()
+        self._early: list[bytes] = []
+        self._early_size = 0
+        self._close_passed = False
+        self._pings = False
+        self._stalled = False
+        now = trio.current_time()
+        self._heard_at = now
+        self._sent_at = now
+
+    # -- the client's side ------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Serves the client until it has left and its last hand-over is over."""
+        async with trio.open_nursery() as nursery:
+            self.nursery = nursery
+            try:
+                with self._reading:
+                    await self._converse()
+            finally:
+                self._leave()
+                await self._transport.aclose()
+
+    async def _converse(self) -> None:
+        try:
+            rest = await self._shake_hands()
+            if rest is None:
+                return
+            self._take(rest)
+            while True:
+                await self._may_read()
+                self._take(await self._transport.receive())
+        except ConnectionClosed as end:
+            log.debug("client %s has left: %s", self.id, end)
+        except ProtocolError as fault:
+            log.warning("client %s of hub %s: %s", self.id, self.hub.name, fault)
+            self.close(f"Connection closed with an error. {fault}", allow_reconnect=True)
+
+    async def _shake_hands(self) -> bytes | None:
+        """Reads the handshake request and opens the client on a server.
+
+        What follows the request; None if the client is refused.
+        """
+        options = self.service.options
+        buffer = b""
+        with trio.move_on_after(options.handshake_timeout):
+            while (split := handshake.split_handshake(buffer)) is None:
+                buffer += await self._transport.receive()
+                if len(buffer) > options.max_message_size:
+                    break
+            else:
+                self.handshake_frame, rest = split
+                return rest if await self._open() else None
+        self._refuse(_TIMED_OUT)
+        return None
+
+    async def _open(self) -> bool:
+        try:
+            request = handshake.parse_request(self.handshake_frame)
+        except ProtocolError as fault:
+            log.info("client %s: bad handshake: %s", self.id, fault)
+            self._refuse(_NOT_A_HANDSHAKE)
+            return False
+        protocol = hub_protocol(request.protocol)
+        if protocol is None or request.version > _LARGEST_VERSION:
+            self._refuse(_unsupported(request, known=protocol is not None))
+            return False
+        self.protocol = protocol
+        self._transport.binary = protocol.binary
+        self._splitter = protocol.splitter(self.service.options.max_message_size)
+        connection = await self.service.wait_for_server(self.hub, self.service.options.connect_wait)
+        if connection is None:
+            log.warning("client %s: no server for hub %s", self.id, self.hub.name)
+            self._refuse(_NO_SERVER)
+            return False
+        connection.open(self)
+        return True
+
+    def _refuse(self, error: str) -> None:
+        self._transport.binary = False
+        self._transport.send(handshake.write_response(HandshakeResponse(error)))
+        self._close_passed = True
+
+    def _take(self, data: bytes) -> None:
+        """Deals with what the client sent: every whole hub message, to wherever it belongs."""
+        assert self._splitter is not None
+        frames = self._splitter.feed(data)
+        if not frames:
+            return
+        self._heard_at = trio.current_time()
+        is_ping = self.protocol.is_ping
+        messages = [frame for frame in frames if not is_ping(frame)]
+        if len(messages) < len(frames):
+            self._pings = True
+        if not messages:
+            return
+        if self._hold is None and self.calls is None and self.connection is not None:
+            self.connection.send_data(self.id, b"".join(messages))
+            return
+        for message in messages:
+            self._pass_on_or_hold(message)
+
+    def _pass_on_or_hold(self, message: bytes) -> None:
+        peek = self.protocol.peek(message)
+        if self._hold is not None and not self._hold.passes(peek):
+            self._hold.put(message, peek, trio.current_time())
+            self.service.held_size += len(message)
+        elif self.connection is not None:
+            if self.calls is not None:
+                self.calls.client_sent(peek)
+            self.connection.send_data(self.id, message)
+
+    async def _may_read(self) -> None:
+        """Waits while what the client sends would pile up: TCP then pushes back."""
+        options = self.service.options
+        connection = self.connection
+        if connection is not None and connection.link.buffered > options.link_high_water:
+            await connection.link.drained(options.link_high_water)
+            self._heard_at = trio.current_time()
+        while self._hold is not None and self._is_full(self._hold):
+            if self._hold.full_since is None:
+                self._hold.full_since = trio.current_time()
+            self._stalled = True
+            try:
+                await self._resumed.park()
+            finally:
+                # The client's time-out stands still while it is not read.
+                self._stalled = False
+                self._heard_at = trio.current_time()
+
+    def _is_full(self, hold: Hold) -> bool:
+        options = self.service.options
+        return hold.size > options.hold_limit or self.service.held_size > options.hold_total
+
+    def resume_reading(self) -> None:
+        """Looks again whether the client may be read."""
+        self._resumed.unpark_all()
+
+    def _leave(self) -> None:
+        """The client has left, or was closed: once, whatever the reason."""
+        if self.gone:
+            return
+        self.gone = True
+        self.service.forget(self)
+        carried_through = self.hand_over is not None and self.hand_over.client_left()
+        if not carried_through and self.connection is not None:
+            self.end_hold()
+            self.connection.close(self)
+        self.drop_hold_if_orphaned()
+
+    def drop_hold_if_orphaned(self) -> None:
+        """Gives back the room of a hold that goes nowhere any more."""
+        if self.gone and self.hand_over is None and self._hold is not None:
+            self._take_hold()
+
+    # -- time -------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Once a second: keep-alive towards the client, and its time-out."""
+        options = self.service.options
+        if not self.answered or self.gone:
+            return
+        if now - self._sent_at >= options.keep_alive:
+            self._send(self.protocol.write(Ping()))
+        silent = now - self._heard_at
+        if self._pings and not self._stalled and silent > options.client_timeout:
+            log.info("client %s was silent for %.0f s", self.id, silent)
+            self.close("Connection closed with an error.", allow_reconnect=True)
+        if self.hand_over is not None and self._hold is not None:
+            self.hand_over.hurry_if_due(self._hold, now)
+
+    # -- the server's side ------------------------------------------------------------------
+
+    def server_data(self, message: ConnectionData) -> None:
+        """A message 6 of the server connection that the client is with."""
+        if self.hand_over is not None and self.hand_over.takes_answer(message):
+            return
+        if not self.answered:
+            self._answer(message)
+            return
+        if message.data_type == DataMessageType.CLOSE:
+            self._close_passed = True
+        if self.calls is not None and not self._count(message.payload):
+            return
+        self._send(message.payload)
+
+    def _answer(self, message: ConnectionData) -> None:
+        """The first that comes is the handshake response; then what was sent meanwhile."""
+        self.answered = True
+        self._send(message.payload)
+        for payload in self._early:
+            self._send(payload)
+        self._early.clear()
+        self.service.changed.unpark_all()
+
+    def _count(self, payload: bytes) -> bool:
+        assert self.calls is not None
+        try:
+            for_client = self.calls.server_sent(self.protocol.peek(payload))
+        except ProtocolError:
+            # Not ours to judge what a server says to its client.
+            return True
+        if self.hand_over is not None and self.calls.quiet:
+            self.hand_over.calls_ended()
+        return for_client
+
+    def deliver(self, shared: SharedPayload) -> None:
+        """A send (messages 7 to 13), from whichever server."""
+        if self.gone:
+            return
+        if not self.answered:
+            self._early.append(shared.payload)
+            self._early_size += len(shared.payload)
+            if self._early_size > self.service.options.hold_limit:
+                self.close("Too much was sent to a client before its handshake was through.")
+            return
+        self._sent_at = trio.current_time()
+        self._transport.send_shared(shared)
+        if self._transport.buffered > self.service.options.client_buffer:
+            self._too_slow()
+
+    def _send(self, payload: bytes) -> None:
+        if self.gone:
+            return
+        self._sent_at = trio.current_time()
+        self._transport.send(payload)
+        if self._transport.buffered > self.service.options.client_buffer:
+            self._too_slow()
+
+    def _too_slow(self) -> None:
+        log.warning("client %s leaves %d bytes unread: closed", self.id, self._transport.buffered)
+        self._transport.abort()
+        self._end()
+
+    def server_closed(self, error: str | None) -> None:
+        """The server closed this client (message 5): pass on why, unless it did so itself."""
+        if not self._close_passed:
+            self.close(error or None, allow_reconnect=False)
+        self._end()
+
+    def server_lost(self) -> None:
+        """The server connection that the client is with has ended."""
+        connection = self.connection
+        if connection is None:
+            return
+        if self.hand_over is not None:
+            self.hand_over.connection_lost()
+        elif self.calls is not None and self.may_move and connection.moves_when_lost:
+            hand_over = HandOver(self, Slot())
+            hand_over.source_lost()
+            self.nursery.start_soon(hand_over.run)
+        else:
+            self.close(_SERVER_LOST)
+
+    def close(self, error: str | None = None, *, allow_reconnect: bool = True) -> None:
+        """Says Close to the client, in the service's own name, and ends the session."""
+        if self.gone:
+            return
+        if not self._close_passed:
+            self._close_passed = True
+            if self.answered:
+                self._send(self.protocol.write(Close(error, allow_reconnect)))
+            elif error is not None:
+                self._refuse(error)
+        self._end()
+
+    def _end(self) -> None:
+        self._leave()
+        self._reading.cancel()
+
+    # -- holding ----------------------------------------------------------------------------
+
+    @property
+    def may_move(self) -> bool:
+        """Whether a hand-over may begin now (there being a target)."""
+        return self.answered and not self.gone and self.hand_over is None and not self.is_bound
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether the client is bound to its server (sticky mode Required)."""
+        return ("asrs.s.ssticky", "Required") in self.claims
+
+    def begin_hold(self) -> Hold:
+        """From now on what the client begins is held."""
+        if self._hold is None:
+            self._hold = Hold()
+        return self._hold
+
+    def end_hold(self) -> None:
+        """Forwards what is held, in order, and goes on without a hold: one step."""
+        connection = self.connection
+        frames = self._take_hold()
+        if connection is None:
+            return
+        if self.calls is None:
+            if frames:
+                connection.send_data(self.id, b"".join(frames))
+            return
+        for frame in frames:
+            self.calls.client_sent(self.protocol.peek(frame))
+            connection.send_data(self.id, frame)
+
+    def _take_hold(self) -> list[bytes]:
+        hold, self._hold = self._hold, None
+        if hold is None:
+            return []
+        self.service.give_back(hold.size)
+        self._resumed.unpark_all()
+        return hold.take()
+
+    def attached(self) -> None:
+        """A hand-over is over: the client is with its new server."""
+        self._paused = False
+        self.end_hold()
+
+    def fail_calls(self, error: str) -> int:
+        """Completes every open call with an error; how many there were."""
+        assert self.calls is not None
+        completions = self.calls.fail(self.protocol, error)
+        for completion in completions:
+            self._send(completion)
+        return len(completions)
+
+    def pause(self) -> None:
+        """The server has more queued for this client than it wants to (message 39, Pause)."""
+        if not self.gone:
+            self._paused = True
+            self.begin_hold()
+
+    def resume(self) -> None:
+        self._paused = False
+        if self.hand_over is None:
+            self.end_hold()
+
+
+def _unsupported(request: HandshakeRequest, *, known: bool) -> str:
+    if known:
+        return (
+            f"The server does not support version {request.version} "
+            f"of the '{request.protocol}' protocol."
+        )
+    return f"The protocol '{request.protocol}' is not supported."

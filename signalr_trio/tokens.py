@@ -1,0 +1,125 @@
+"""JSON Web Tokens between clients, hub servers and the service (RFC 7519, HS256).
+
+A token has *short* claim names (``nameid``, ``role``); what a hub sees has the *long* ones that
+.NET uses. ``claims_of`` turns them back, which the service owes to .NET hub servers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
+
+import jwt
+
+from signalr_trio.errors import SignalRError
+
+__all__ = [
+    "NAME_IDENTIFIER",
+    "Claims",
+    "TokenRefused",
+    "claims_of",
+    "make_token",
+    "user_id_of",
+    "verify_token",
+]
+
+Claims = list[tuple[str, str]]
+
+NAME_IDENTIFIER = "http://schemas.xmlsoap.org/ws/2005/05/identity/claims/nameidentifier"
+_LONG_NAMES = {
+    "nameid": NAME_IDENTIFIER,
+    "unique_name": "http://schemas.xmlsoap.org/ws/2005/05/identity/claims/name",
+    "email": "http://schemas.xmlsoap.org/ws/2005/05/identity/claims/emailaddress",
+    "role": "http://schemas.microsoft.com/ws/2008/06/identity/claims/role",
+}
+_SHORT_NAMES = {long: short for short, long in _LONG_NAMES.items()}
+_LIFETIME = 3600
+#: Clocks of two machines differ; .NET allows five minutes.
+_LEEWAY = 300
+
+
+class TokenRefused(SignalRError):
+    """Why a token was refused: for the log, never for the caller."""
+
+
+def make_token(
+    key: str,
+    audience: str,
+    claims: Iterable[tuple[str, str]] = (),
+    *,
+    lifetime: float = _LIFETIME,
+) -> str:
+    """Signs a token. Claim types that occur more than once become a list, as in .NET."""
+    now = int(time.time())
+    payload: dict[str, Any] = {}
+    for name, value in claims:
+        short = _SHORT_NAMES.get(name, name)
+        if short not in payload:
+            payload[short] = value
+        elif isinstance(payload[short], list):
+            payload[short].append(value)
+        else:
+            payload[short] = [payload[short], value]
+    payload |= {
+        "nbf": now,
+        "iat": now,
+        "exp": now + int(lifetime),
+        "aud": audience,
+        "iss": "azure-signalr",
+    }
+    return jwt.encode(payload, key, algorithm="HS256")  # pyright: ignore[reportUnknownMemberType]
+
+
+def verify_token(token: str, keys: Sequence[str], audience: str) -> Mapping[str, Any]:
+    """The payload of a token that one of ``keys`` signed for ``audience``.
+
+    Raises TokenRefused with the reason, of which the caller is told nothing.
+    """
+    reason = "no access key to verify with"
+    for key in keys:
+        try:
+            return jwt.decode(  # pyright: ignore[reportUnknownMemberType]
+                token,
+                key,
+                algorithms=["HS256", "HS512"],
+                audience=audience,
+                leeway=_LEEWAY,
+                options={"require": ["exp", "aud"], "verify_iat": False, "verify_sub": False},
+            )
+        except jwt.InvalidSignatureError:
+            reason = "its signature fits no access key"
+        except jwt.InvalidAudienceError:
+            found = _audience_of(token)
+            raise TokenRefused(f"its audience is {found!r}, not {audience!r}") from None
+        except jwt.ExpiredSignatureError:
+            raise TokenRefused("it has expired") from None
+        except jwt.PyJWTError as error:
+            raise TokenRefused(f"it is not a valid token: {error}") from None
+    raise TokenRefused(reason)
+
+
+def claims_of(payload: Mapping[str, Any]) -> Claims:
+    """The payload as a list of claims in order, short names turned back into long ones."""
+    claims: Claims = []
+    for name, value in payload.items():
+        values = cast("list[Any]", value) if isinstance(value, list) else [value]
+        claims += [(_LONG_NAMES.get(name, name), _text(item)) for item in values]
+    return claims
+
+
+def user_id_of(claims: Claims) -> str | None:
+    """``asrs.s.uid``, else the name identifier."""
+    found = dict(reversed(claims))
+    return found.get("asrs.s.uid") or found.get(NAME_IDENTIFIER)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value)
+
+
+def _audience_of(token: str) -> Any:
+    payload: dict[str, Any] = jwt.decode(token, options={"verify_signature": False})  # pyright: ignore[reportUnknownMemberType]
+    return payload.get("aud")

@@ -1,0 +1,90 @@
+"""What a client session needs of the transport under it, and the WebSocket one."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from signalr_trio.transport import frames
+from signalr_trio.transport.websocket import WebSocket
+
+__all__ = ["ClientTransport", "SharedPayload", "WebSocketTransport"]
+
+
+class SharedPayload:
+    """Hub messages for many clients of one hub protocol: encoded once, framed once."""
+
+    __slots__ = ("_frame", "binary", "payload")
+
+    def __init__(self, payload: bytes, *, binary: bool) -> None:
+        self.payload = payload
+        self.binary = binary
+        self._frame: bytes | None = None
+
+    @property
+    def websocket_frame(self) -> bytes:
+        if self._frame is None:
+            opcode = frames.BINARY if self.binary else frames.TEXT
+            self._frame = frames.encode_frame(opcode, self.payload, mask=False)
+        return self._frame
+
+
+class ClientTransport(Protocol):
+    """Bytes to and from one client.
+
+    ``send`` never waits: what the client does not read is buffered, and the session watches
+    ``buffered``. Each ``send`` is one or more whole hub messages.
+    """
+
+    binary: bool
+    """Whether what is sent is binary: known once the handshake has named the hub protocol."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def buffered(self) -> int: ...
+
+    def send(self, payload: bytes) -> None: ...
+
+    def send_shared(self, shared: SharedPayload) -> None: ...
+
+    async def receive(self) -> bytes:
+        """What the client sent next; raises ConnectionClosed when it is gone."""
+        ...
+
+    async def aclose(self) -> None:
+        """Sends what is buffered and closes; bounded in time, also when cancelled."""
+        ...
+
+    def abort(self) -> None:
+        """Gives up what is buffered; ``aclose`` then has nothing to wait for."""
+        ...
+
+
+class WebSocketTransport:
+    """A client on a WebSocket."""
+
+    name = "WebSockets"
+
+    def __init__(self, websocket: WebSocket) -> None:
+        self.binary = False
+        self._websocket = websocket
+
+    @property
+    def buffered(self) -> int:
+        return self._websocket.buffered
+
+    def send(self, payload: bytes) -> None:
+        self._websocket.send(payload, text=not self.binary)
+
+    def send_shared(self, shared: SharedPayload) -> None:
+        self._websocket.write_frame(shared.websocket_frame)
+
+    async def receive(self) -> bytes:
+        return await self._websocket.receive()
+
+    async def aclose(self) -> None:
+        await self._websocket.aclose()
+
+    def abort(self) -> None:
+        self._websocket.abort()

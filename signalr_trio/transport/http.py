@@ -1,0 +1,464 @@
+"""The HTTP/1.1 front door (h11): negotiate, long polling and upgrades; and a small client."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import logging
+import ssl
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from email.utils import formatdate
+from functools import partial
+from http import HTTPStatus
+from typing import NoReturn
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import attrs
+import h11
+import trio
+
+from signalr_trio.errors import ConnectionClosed, ProtocolError
+from signalr_trio.transport.endpoint import connect, parse_url, without_token
+from signalr_trio.transport.stream import BufferedStream, Flusher
+from signalr_trio.transport.websocket import (
+    MAX_MESSAGE_SIZE,
+    Headers,
+    WebSocket,
+    accept_websocket,
+)
+
+__all__ = [
+    "Handler",
+    "Request",
+    "Response",
+    "http_request",
+    "serve_http",
+    "serve_listeners",
+    "serve_tcp",
+]
+
+#: Bytes of a request that are read at the most.
+MAX_BODY = 1024 * 1024
+MAX_HEAD = 32 * 1024
+#: Seconds for the head of a request, and between two pieces of its body.
+HEADER_TIMEOUT = 15.0
+#: Seconds that a connection is kept without a request, and for an answer to be taken.
+IDLE_TIMEOUT = 120.0
+
+_logger = logging.getLogger("signalr_trio.http")
+
+
+@attrs.define
+class Response:
+    """An HTTP response. Date and Content-Length are added when it is sent."""
+
+    status: int
+    body: bytes = b""
+    headers: Headers = ()
+
+    def header(self, name: str) -> str | None:
+        """The first header of that name, in any case of letters."""
+        return _first(self.headers, name)
+
+
+@attrs.define(eq=False)
+class Request:
+    """An HTTP request that was read whole."""
+
+    method: str
+    path: str
+    """Percent-decoded, without the query."""
+    query_string: str
+    """As it was sent, without the question mark."""
+    headers: list[tuple[str, str]]
+    """Names in lower case."""
+    body: bytes
+    client: str | None
+    """The address of the other side; None where it is not a socket."""
+    _http_version: str = attrs.field(alias="http_version")
+    _connection: _HttpConnection = attrs.field(alias="connection", repr=False)
+
+    @property
+    def query(self) -> list[tuple[str, str]]:
+        """The decoded parameters, in order, empty ones too."""
+        return parse_qsl(self.query_string, keep_blank_values=True)
+
+    def param(self, name: str) -> str | None:
+        """The first query parameter of that name, in any case of letters."""
+        return _first(self.query, name)
+
+    def header(self, name: str) -> str | None:
+        """The first header of that name, in any case of letters."""
+        return _first(self.headers, name)
+
+    @property
+    def wants_websocket(self) -> bool:
+        """It is an upgrade request that ``websocket`` can accept (RFC 6455, 4.2.1)."""
+        connection = ",".join(value for name, value in self.headers if name == "connection")
+        return (
+            self.method == "GET"
+            and self._http_version == "1.1"
+            and (self.header("upgrade") or "").lower() == "websocket"
+            and "upgrade" in [token.strip() for token in connection.lower().split(",")]
+            and self.header("sec-websocket-version") == "13"
+            and _is_websocket_key(self.header("sec-websocket-key") or "")
+        )
+
+    @asynccontextmanager
+    async def websocket(
+        self, *, headers: Headers = (), max_message_size: int | None = MAX_MESSAGE_SIZE
+    ) -> AsyncGenerator[WebSocket, None]:
+        """Accept the upgrade. Leaving the block closes the WebSocket with 1000.
+
+        ``headers`` go into the 101 answer. The handler is then to return None.
+
+        Raises:
+            ProtocolError: the request does not want a WebSocket.
+            ConnectionClosed: the client left before the answer.
+        """
+        key = self.header("sec-websocket-key")
+        if key is None or not self.wants_websocket:
+            raise ProtocolError(f"{self.path} was not asked for with an upgrade to WebSocket")
+        async with accept_websocket(
+            self._connection.upgrade(),
+            key,
+            headers=[("Date", _now()), *headers],
+            max_message_size=max_message_size,
+        ) as websocket:
+            yield websocket
+
+
+Handler = Callable[[Request], Awaitable[Response | None]]
+
+
+async def serve_listeners(
+    handler: Handler, listeners: Sequence[trio.SocketListener], *, flusher: Flusher
+) -> NoReturn:
+    """Serve the connections that ``listeners`` accept, until cancelled."""
+    serve = partial(serve_http, handler=handler, flusher=flusher)
+    await trio.serve_listeners(serve, list(listeners))
+
+
+async def serve_tcp(
+    handler: Handler,
+    host: str | None,
+    port: int,
+    *,
+    flusher: Flusher,
+    task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
+) -> NoReturn:
+    """Serve until cancelled. ``task_status`` is given the port, which is of use with port 0.
+
+    Raises:
+        OSError: the port cannot be had.
+    """
+    listeners = await trio.open_tcp_listeners(port, host=host)
+    bound: int = listeners[0].socket.getsockname()[1]
+    serve = partial(serve_http, handler=handler, flusher=flusher)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(trio.serve_listeners, serve, listeners)
+        task_status.started(bound)
+    raise AssertionError("serve_listeners ends by being cancelled only")
+
+
+async def serve_http(
+    stream: trio.abc.Stream,
+    handler: Handler,
+    *,
+    flusher: Flusher,
+    max_body: int = MAX_BODY,
+    header_timeout: float = HEADER_TIMEOUT,
+) -> None:
+    """Serve the requests of one connection, one after the other, and close it.
+
+    ``handler`` returns the response, or None when it has accepted a WebSocket. What it raises is
+    logged and answered with 500. Nothing is raised for what the client does.
+    """
+    connection = _HttpConnection(stream, flusher, max_body, header_timeout)
+    try:
+        await connection.serve(handler)
+    except (trio.BrokenResourceError, trio.ClosedResourceError):
+        pass  # the client is gone
+    finally:
+        await connection.stream.aclose()
+
+
+class _Refused(Exception):
+    """A request that is answered before any handler sees it; the connection ends."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+class _HttpConnection:
+    """The server's side of one HTTP connection."""
+
+    def __init__(
+        self, stream: trio.abc.Stream, flusher: Flusher, max_body: int, header_timeout: float
+    ) -> None:
+        self.stream = BufferedStream(stream, flusher)
+        self._flusher = flusher
+        self._client = _remote_address(stream)
+        self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
+        self._max_body = max_body
+        self._header_timeout = header_timeout
+        self._upgraded = False
+        self._served = False
+
+    def upgrade(self) -> BufferedStream:
+        """The stream of the WebSocket, with what came behind the request."""
+        self._upgraded = True
+        received, _ = self._h11.trailing_data
+        self.stream = BufferedStream(self.stream.inner, self._flusher, received)
+        return self.stream
+
+    async def serve(self, handler: Handler) -> None:
+        try:
+            while await self._serve_one(handler):
+                self._h11.start_next_cycle()
+        except h11.RemoteProtocolError as error:
+            await self._refuse(error.error_status_hint)
+        except _Refused as refused:
+            await self._refuse(refused.status)
+
+    async def _serve_one(self, handler: Handler) -> bool:
+        """Returns whether another request may follow."""
+        head = await self._read_head()
+        if head is None:
+            return False
+        request = self._request(head, await self._read_body(head))
+        response = await self._answer(request, handler)
+        if response is None:
+            return False
+        try:
+            await self._send(response, head_only=request.method == "HEAD")
+        except (h11.LocalProtocolError, UnicodeError):
+            self._log_failure(request)  # headers that HTTP does not have
+            return False
+        return self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE
+
+    async def _answer(self, request: Request, handler: Handler) -> Response | None:
+        try:
+            response = await handler(request)
+            if response is None and not self._upgraded:
+                raise RuntimeError("the handler neither returned a response nor took an upgrade")
+        except ConnectionClosed:
+            if self._upgraded:
+                return None  # the client has left the WebSocket; nothing to wonder about
+            self._log_failure(request)
+        except Exception:
+            self._log_failure(request)
+        else:
+            return response
+        return None if self._upgraded else Response(500)
+
+    def _log_failure(self, request: Request) -> None:
+        target = without_token(f"{request.path}?{request.query_string}")
+        _logger.exception("%s %s: the handler has failed", request.method, target)
+
+    async def _read_head(self) -> h11.Request | None:
+        """The next request; None when there is none."""
+        event = self._h11.next_event()
+        if event is h11.NEED_DATA and self._served and not self._h11.trailing_data[0]:
+            with trio.move_on_after(IDLE_TIMEOUT) as idle:
+                await self._receive()
+            if idle.cancelled_caught:
+                return None
+            event = self._h11.next_event()
+        with trio.move_on_after(self._header_timeout):
+            while event is h11.NEED_DATA:
+                await self._receive()
+                event = self._h11.next_event()
+        self._served = True
+        if isinstance(event, h11.Request):
+            # h11 bounds heads that come in pieces only.
+            if len(event.target) + sum(len(n) + len(v) for n, v in event.headers) > MAX_HEAD:
+                raise _Refused(431)
+            return event
+        if event is h11.NEED_DATA and self._h11.trailing_data[0]:
+            raise _Refused(408)
+        return None
+
+    async def _read_body(self, head: h11.Request) -> bytes:
+        declared = [int(value) for name, value in head.headers if name == b"content-length"]
+        if declared and declared[0] > self._max_body:
+            raise _Refused(413)
+        if self._h11.they_are_waiting_for_100_continue:
+            self._write(h11.InformationalResponse(status_code=100, headers=[]))
+        body = bytearray()
+        while True:
+            event = self._h11.next_event()
+            if event is h11.NEED_DATA:
+                with trio.move_on_after(self._header_timeout) as waiting:
+                    await self._receive()
+                if waiting.cancelled_caught:
+                    raise _Refused(408)
+            elif isinstance(event, h11.Data):
+                body += event.data
+                if len(body) > self._max_body:
+                    raise _Refused(413)
+            elif isinstance(event, h11.EndOfMessage):
+                return bytes(body)
+
+    async def _receive(self) -> None:
+        self._h11.receive_data(bytes(await self.stream.receive_some()))
+
+    def _request(self, head: h11.Request, body: bytes) -> Request:
+        target = head.target.decode("latin-1")
+        path, _, query = target.partition("?")
+        if not path.startswith("/"):
+            # Absolute form, meant for proxies: servers must take it too (RFC 9112, 3.2.2).
+            path = urlsplit(path).path or "/"
+        return Request(
+            method=head.method.decode("ascii"),
+            path=unquote(path),
+            query_string=query,
+            headers=[
+                (name.decode("ascii"), value.decode("latin-1")) for name, value in head.headers
+            ],
+            body=body,
+            client=self._client,
+            http_version=head.http_version.decode("ascii"),
+            connection=self,
+        )
+
+    async def _refuse(self, status: int) -> None:
+        if self._h11.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            await self._send(Response(status, headers=[("Connection", "close")]), head_only=False)
+            # What the client still sends would turn into a reset, and the answer be lost.
+            with trio.move_on_after(1.0):
+                if await self.stream.send_eof():
+                    while await self.stream.receive_some():
+                        pass
+
+    async def _send(self, response: Response, *, head_only: bool) -> None:
+        headers = [("Date", _now()), *response.headers]
+        if response.status not in (204, 304):
+            headers.append(("Content-Length", str(len(response.body))))
+        self._write(
+            h11.Response(
+                status_code=response.status,
+                headers=[
+                    (name.encode("ascii"), value.encode("latin-1")) for name, value in headers
+                ],
+                reason=_reason(response.status),
+            )
+        )
+        if response.body and not head_only and response.status not in (204, 304):
+            self._write(h11.Data(data=response.body))
+        self._write(h11.EndOfMessage())
+        with trio.move_on_after(IDLE_TIMEOUT) as sending:
+            await self.stream.drained()
+        if sending.cancelled_caught:
+            self.stream.abort()
+
+    def _write(self, event: h11.Event) -> None:
+        data = self._h11.send(event)
+        if data:
+            self.stream.write(data)
+
+
+async def http_request(
+    method: str,
+    url: str,
+    *,
+    headers: Headers = (),
+    body: bytes = b"",
+    timeout: float = 15.0,
+    ssl_context: ssl.SSLContext | None = None,
+) -> Response:
+    """One request on a connection of its own. Redirects are not followed.
+
+    Raises:
+        ConfigurationError: ``url`` is not an http or https URL.
+        ConnectionClosed: nobody answers, or not in ``timeout`` seconds.
+        ProtocolError: the answer is not HTTP, or has over 1 MiB.
+    """
+    endpoint = parse_url(url)
+    with trio.move_on_after(timeout):
+        stream = await connect(endpoint, ssl_context)
+        try:
+            connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
+            head = h11.Request(
+                method=method,
+                target=endpoint.target,
+                headers=[
+                    ("Host", endpoint.authority),
+                    ("Connection", "close"),
+                    ("Content-Length", str(len(body))),
+                    *headers,
+                ],
+            )
+            sent = [head, h11.Data(data=body), h11.EndOfMessage()]
+            await stream.send_all(b"".join(connection.send(event) or b"" for event in sent))
+            return await _read_response(connection, stream)
+        except (trio.BrokenResourceError, trio.ClosedResourceError, _Lost) as error:
+            raise ConnectionClosed(f"{endpoint.url} ended the connection unanswered") from error
+        except h11.RemoteProtocolError as error:
+            raise ProtocolError(f"{endpoint.url} answered with bad HTTP: {error}") from error
+        finally:
+            await trio.aclose_forcefully(stream)
+    raise ConnectionClosed(f"{endpoint.url} did not answer in {timeout} s")
+
+
+class _Lost(Exception):
+    """The connection ended before the answer did."""
+
+
+async def _read_response(connection: h11.Connection, stream: trio.abc.Stream) -> Response:
+    response = Response(0)
+    body = bytearray()
+    while True:
+        event = connection.next_event()
+        if event is h11.NEED_DATA:
+            data = await stream.receive_some(65536)
+            if not data and connection.their_state is h11.SEND_RESPONSE:
+                raise _Lost
+            connection.receive_data(bytes(data))
+        elif isinstance(event, h11.Response):
+            response.status = event.status_code
+            response.headers = [
+                (name.decode("ascii"), value.decode("latin-1")) for name, value in event.headers
+            ]
+        elif isinstance(event, h11.Data):
+            body += event.data
+            if len(body) > MAX_BODY:
+                raise h11.RemoteProtocolError(f"a body of more than {MAX_BODY} bytes")
+        elif isinstance(event, h11.EndOfMessage):
+            response.body = bytes(body)
+            return response
+
+
+def _first(pairs: Headers, name: str) -> str | None:
+    wanted = name.lower()
+    return next((value for key, value in pairs if key.lower() == wanted), None)
+
+
+def _is_websocket_key(key: str) -> bool:
+    try:
+        return len(base64.b64decode(key, validate=True)) == 16
+    except (binascii.Error, ValueError):
+        return False
+
+
+def _remote_address(stream: trio.abc.Stream) -> str | None:
+    if not isinstance(stream, trio.SocketStream):
+        return None
+    try:
+        return str(stream.socket.getpeername()[0])
+    except OSError:
+        return None  # gone already
+
+
+def _reason(status: int) -> bytes:
+    try:
+        return HTTPStatus(status).phrase.encode("ascii")
+    except ValueError:
+        return b""
+
+
+def _now() -> str:
+    return formatdate(time.time(), usegmt=True)

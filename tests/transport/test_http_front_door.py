@@ -1,0 +1,366 @@
+"""serve_http, byte for byte over memory streams; serve_tcp and http_request over TCP."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+
+import pytest
+import trio
+from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
+
+from signalr_trio.errors import ConnectionClosed, ProtocolError
+from signalr_trio.transport.http import Request, Response, http_request, serve_http, serve_tcp
+from signalr_trio.transport.stream import Flusher
+
+
+async def describe(request: Request) -> Response | None:
+    """Answers with what it was asked."""
+    if request.path == "/raise":
+        raise ValueError("broken handler")
+    if request.path == "/none":
+        return None
+    if request.path == "/empty":
+        return Response(204)
+    if request.path == "/bad-header":
+        return Response(200, headers=[("X", "line\nbreak")])
+    body = f"{request.method} {request.path} {request.query} ".encode() + request.body
+    return Response(200, body, [("Content-Type", "text/plain")])
+
+
+async def exchange(
+    flusher: Flusher, sent: bytes, *, eof: bool = True, max_body: int = 1000
+) -> bytes:
+    """All that is answered to ``sent``."""
+    ours, theirs = memory_stream_pair()
+    answered = bytearray()
+    async with trio.open_nursery() as nursery:
+        serve = partial(serve_http, ours, describe, flusher=flusher, max_body=max_body)
+        nursery.start_soon(serve)
+        await theirs.send_all(sent)
+        if eof:
+            await theirs.send_eof()
+        while data := await theirs.receive_some():
+            answered += data
+        await theirs.aclose()
+    return bytes(answered)
+
+
+def statuses(answered: bytes) -> list[int]:
+    return [int(part[:3]) for part in answered.split(b"HTTP/1.1 ")[1:]]
+
+
+async def test_a_request_and_its_response(flusher: Flusher) -> None:
+    sent = b"POST /a%20b?x=1&y=%C3%A9&x=&z HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nbody"
+    answered = await exchange(flusher, sent)
+    head, _, body = answered.partition(b"\r\n\r\n")
+    lines = head.split(b"\r\n")
+    assert lines[0] == b"HTTP/1.1 200 OK"
+    names = [line.partition(b":")[0].lower() for line in lines[1:]]
+    assert names == [b"date", b"content-type", b"content-length"]
+    query = [("x", "1"), ("y", "é"), ("x", ""), ("z", "")]
+    assert body.decode() == f"POST /a b {query} body"
+
+
+async def test_a_chunked_body(flusher: Flusher) -> None:
+    sent = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n3\r\ncde\r\n0\r\n\r\n"
+    assert (await exchange(flusher, sent)).endswith(b"abcde")
+
+
+ONE = b"GET /%d HTTP/1.1\r\nHost: h\r\n\r\n"
+
+
+async def test_pipelined_requests_are_answered_in_order(flusher: Flusher) -> None:
+    answered = await exchange(flusher, b"".join(ONE % i for i in range(5)))
+    assert statuses(answered) == [200] * 5
+    places = [answered.index(b"GET /%d" % i) for i in range(5)]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET / HTTP/1.0\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n",
+    ],
+)
+async def test_connections_that_are_not_kept(flusher: Flusher, sent: bytes) -> None:
+    answered = await exchange(flusher, sent + sent, eof=False)
+    assert statuses(answered) == [200]
+    assert b"connection: close" in answered.lower()
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"garbage\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\n\r\n", 400),  # no Host
+        (b"GET / HTTP/1.1\r\nHost: h\r\nbad header\r\n\r\n", 400),
+        (b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", 400),  # TLS
+        (b"GET / HTTP/1.1\r\nHost: h\r\nX: " + b"x" * 40_000 + b"\r\n\r\n", 431),
+        (b"GET /" + b"x" * 40_000, 431),
+        (b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1001\r\n\r\n", 413),
+        (
+            b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+            + b"200\r\n"
+            + b"x" * 0x200
+            + b"\r\n200\r\n"
+            + b"x" * 0x200,
+            413,
+        ),
+        (b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nhalf", 400),
+    ],
+)
+async def test_requests_that_are_refused(flusher: Flusher, sent: bytes, status: int) -> None:
+    answered = await exchange(flusher, sent)
+    assert statuses(answered) == [status]
+    assert b"connection: close" in answered.lower()
+
+
+async def test_a_body_of_the_very_limit(flusher: Flusher) -> None:
+    sent = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\n" + b"x" * 1000
+    assert (await exchange(flusher, sent)).endswith(b"x" * 1000)
+
+
+async def test_head_has_the_length_and_no_body(flusher: Flusher) -> None:
+    answered = await exchange(flusher, b"HEAD / HTTP/1.1\r\nHost: h\r\n\r\n" + ONE % 1)
+    assert statuses(answered) == [200, 200]
+    first = answered.partition(b"\r\n\r\n")
+    assert b"content-length: %d" % len("HEAD / [] ") in first[0].lower()
+    assert first[2].startswith(b"HTTP/1.1 200")
+
+
+async def test_no_content_has_no_length(flusher: Flusher) -> None:
+    answered = await exchange(flusher, b"GET /empty HTTP/1.1\r\nHost: h\r\n\r\n" + ONE % 1)
+    assert statuses(answered) == [204, 200]
+    assert b"content-length" not in answered.partition(b"\r\n\r\n")[0].lower()
+
+
+async def test_absolute_targets(flusher: Flusher) -> None:
+    answered = await exchange(flusher, b"GET http://h/a?b=c HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert b"GET /a [('b', 'c')]" in answered
+
+
+async def test_expect_100_continue(flusher: Flusher) -> None:
+    ours, theirs = memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(serve_http, ours, describe, flusher=flusher))
+        head = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n"
+        await theirs.send_all(head)
+        assert bytes(await theirs.receive_some()).startswith(b"HTTP/1.1 100")
+        await theirs.send_all(b"body")
+        assert bytes(await theirs.receive_some()).endswith(b"body")
+        await theirs.aclose()
+
+
+@pytest.mark.parametrize("path", [b"/raise", b"/none"])
+async def test_a_handler_that_fails(
+    flusher: Flusher, caplog: pytest.LogCaptureFixture, path: bytes
+) -> None:
+    sent = b"GET " + path + b"?access_token=secret&id=7 HTTP/1.1\r\nHost: h\r\n\r\n"
+    with caplog.at_level(logging.ERROR, "signalr_trio.http"):
+        answered = await exchange(flusher, sent + ONE % 1)
+    assert statuses(answered) == [500, 200]
+    assert "id=7" in caplog.text
+    assert "Traceback" in caplog.text
+    assert "secret" not in caplog.text
+    assert b"broken" not in answered
+
+
+async def test_a_handler_with_impossible_headers(
+    flusher: Flusher, caplog: pytest.LogCaptureFixture
+) -> None:
+    answered = await exchange(flusher, b"GET /bad-header HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert answered == b""
+    assert "LocalProtocolError" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("sent", "seconds", "answer"),
+    [
+        (b"", 15, []),
+        (b"GET / HT", 15, [408]),
+        (b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nb", 15, [408]),
+        (ONE % 1, 120, [200]),
+        (ONE % 1 + b"GET", 15, [200, 408]),
+    ],
+)
+async def test_clients_that_are_slow(
+    flusher: Flusher, autojump_clock: MockClock, sent: bytes, seconds: float, answer: list[int]
+) -> None:
+    begin = trio.current_time()
+    answered = await exchange(flusher, sent, eof=False)
+    assert statuses(answered) == answer
+    assert trio.current_time() - begin == pytest.approx(seconds, abs=2)
+
+
+UPGRADE = {
+    "Host": "h",
+    "Connection": "keep-alive, Upgrade",
+    "Upgrade": "WebSocket",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+}
+
+
+@pytest.mark.parametrize(
+    ("method", "version", "changes", "wanted"),
+    [
+        ("GET", "1.1", {}, True),
+        ("GET", "1.1", {"Sec-WebSocket-Extensions": "permessage-deflate"}, True),
+        ("GET", "1.1", {"Sec-WebSocket-Protocol": "chat"}, True),
+        ("GET", "1.1", {"Host": "\xff..bad host"}, True),
+        ("GET", "1.1", {"Sec-WebSocket-Version": "8"}, False),
+        ("GET", "1.1", {"Sec-WebSocket-Key": "short"}, False),
+        ("GET", "1.1", {"Sec-WebSocket-Key": ""}, False),
+        ("GET", "1.1", {"Connection": "close"}, False),
+        ("GET", "1.1", {"Upgrade": "h2c"}, False),
+        ("POST", "1.1", {}, False),
+        ("GET", "1.0", {}, False),
+    ],
+)
+async def test_which_requests_want_a_websocket(
+    flusher: Flusher, method: str, version: str, changes: dict[str, str], wanted: bool
+) -> None:
+    lines = [f"{name}: {value}\r\n" for name, value in {**UPGRADE, **changes}.items()]
+    sent = f"{method} /chat HTTP/{version}\r\n{''.join(lines)}\r\n".encode("latin-1")
+    seen: list[bool] = []
+
+    async def handle(request: Request) -> Response | None:
+        seen.append(request.wants_websocket)
+        if not request.wants_websocket:
+            with pytest.raises(ProtocolError):
+                await request.websocket().__aenter__()
+            return Response(400)
+        async with request.websocket() as websocket:
+            await websocket.drained()
+            websocket.abort()
+        return None
+
+    ours, theirs = memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(serve_http, ours, handle, flusher=flusher))
+        await theirs.send_all(sent)
+        with suppress(trio.BrokenResourceError):
+            head = bytes(await theirs.receive_some()).lower()
+            assert b"date: " in head
+            assert b"sec-websocket-protocol" not in head
+            assert b"sec-websocket-extensions" not in head
+        await theirs.aclose()
+    assert seen == [wanted]
+
+
+@pytest.mark.parametrize("error", [ConnectionClosed("left"), ValueError("bug")])
+async def test_a_handler_that_fails_after_the_upgrade(
+    flusher: Flusher, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    async def handle(request: Request) -> Response | None:
+        async with request.websocket():
+            raise error
+
+    ours, theirs = memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(serve_http, ours, handle, flusher=flusher))
+        lines = [f"{name}: {value}\r\n" for name, value in UPGRADE.items()]
+        await theirs.send_all(f"GET / HTTP/1.1\r\n{''.join(lines)}\r\n".encode())
+        await theirs.receive_some()
+        await theirs.aclose()
+    assert ("bug" in caplog.text) is isinstance(error, ValueError)
+
+
+async def test_a_client_that_leaves_amid_a_response(flusher: Flusher) -> None:
+    ours, theirs = memory_stream_pair()
+    waiting = trio.Event()
+
+    async def handle(request: Request) -> Response:
+        waiting.set()
+        await wait_all_tasks_blocked()
+        return Response(200, b"x" * 100)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(serve_http, ours, handle, flusher=flusher))
+        await theirs.send_all(ONE % 1)
+        await waiting.wait()
+        await theirs.aclose()
+
+
+# --- over TCP -------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def tcp_server(flusher: Flusher) -> AsyncIterator[int]:
+    async def handle(request: Request) -> Response | None:
+        assert request.client == "127.0.0.1"
+        assert request.header("HOST") == f"127.0.0.1:{port}"
+        return Response(202, request.body, [("X-Param", request.param("ID") or "")])
+
+    async with trio.open_nursery() as nursery:
+        port = await nursery.start(partial(serve_tcp, handle, "127.0.0.1", 0, flusher=flusher))
+        yield port
+        nursery.cancel_scope.cancel()
+
+
+async def test_our_client_and_our_server(flusher: Flusher) -> None:
+    async with tcp_server(flusher) as port:
+        url = f"http://127.0.0.1:{port}/p?id=5"
+        response = await http_request("POST", url, headers=[("X-A", "b")], body=b"hello")
+    assert (response.status, response.body, response.header("x-param")) == (202, b"hello", "5")
+
+
+@asynccontextmanager
+async def answering(answer: bytes | None) -> AsyncIterator[str]:
+    async def handle(stream: trio.SocketStream) -> None:
+        async with stream:
+            await stream.receive_some()
+            if answer is None:
+                await trio.sleep_forever()
+            with suppress(trio.BrokenResourceError):
+                await stream.send_all(answer)
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, handle, 0, host="127.0.0.1"))
+        port = listeners[0].socket.getsockname()[1]
+        yield f"http://127.0.0.1:{port}/p?access_token=secret"
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("answer", "body"),
+    [
+        (b"HTTP/1.1 200 OK\r\n\r\nuntil the end", b"until the end"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n", b"ab"),
+        (b"HTTP/1.1 103 Hints\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx", b"x"),
+    ],
+)
+async def test_responses(answer: bytes, body: bytes) -> None:
+    async with answering(answer) as url:
+        assert (await http_request("GET", url)).body == body
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "text"),
+    [
+        (b"", ConnectionClosed, "unanswered"),
+        (None, ConnectionClosed, "did not answer in"),
+        (b"garbage\r\n\r\n", ProtocolError, "bad HTTP"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabc", ProtocolError, "bad HTTP"),
+        (b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 1_100_000, ProtocolError, "more than"),
+    ],
+)
+async def test_responses_that_are_none(
+    answer: bytes | None, error: type[Exception], text: str
+) -> None:
+    async with answering(answer) as url:
+        with pytest.raises(error, match=text) as caught:
+            await http_request("GET", url, timeout=5 if answer is not None else 0.05)
+    assert "secret" not in str(caught.value)
+
+
+async def test_nobody_there() -> None:
+    async with answering(b"") as url:
+        pass
+    with pytest.raises(ConnectionClosed, match="cannot connect") as caught:
+        await http_request("GET", url)
+    assert "secret" not in str(caught.value)

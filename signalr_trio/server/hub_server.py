@@ -65,7 +65,8 @@ class HubServer:
         """Whether the shutdown has begun: negotiate sends no more clients."""
         self.report: ShutdownReport | None = None
         """What the shutdown did, when it is over."""
-        self._shutdown = shutdown or GracefulShutdown()
+        self.shutdown_options = shutdown or GracefulShutdown()
+        """May be replaced until the server runs."""
         self._chance = chance or random.Random()
         self._hooks: dict[type[Hub], list[ShutdownHook]] = {}
         self._asked = trio.Event()
@@ -95,11 +96,7 @@ class HubServer:
                 raise ConfigurationError(f"{path} is the path of {hub.hub_class.__name__} already")
             if hub.name == name:
                 raise ConfigurationError(f"hub {name} is mapped to {hub.path} already")
-        self.hubs.append(
-            ServedHub(
-                hub_class, path=path, name=name, server_id=self.server_id, options=self.options
-            )
-        )
+        self.hubs.append(ServedHub(hub_class, path=path, name=name, options=self.options))
 
     def on_shutdown(self, hub_class: type[Hub]) -> Callable[[HookT], HookT]:
         """Decorator: a shutdown hook of a hub, run in the order of registration.
@@ -191,7 +188,7 @@ class HubServer:
                         await connection.first_try.wait()
                     task_status.started()
                     await self._asked.wait()
-                    self._stages = Stages(self, self._shutdown)
+                    self._stages = Stages(self, self.shutdown_options)
                     self.draining = True
                     with self._patience:
                         await self._stages.run()
@@ -206,7 +203,7 @@ class HubServer:
         self.draining = True
         self.refuse_clients()
         if self._stages is None:
-            self._stages = Stages(self, self._shutdown)
+            self._stages = Stages(self, self.shutdown_options)
         self.report = self._stages.report
         deadline = self._stages.begin_stop()
         for client in self._unfinished:
@@ -221,7 +218,7 @@ class HubServer:
                     nursery.start_soon(connection.aclose)
 
     def _start_links(self, links: trio.Nursery, connector: Connector, count: int) -> None:
-        migrates = self._shutdown.mode is ShutdownMode.MIGRATE_CLIENTS
+        migrates = self.shutdown_options.mode is ShutdownMode.MIGRATE_CLIENTS
 
         def start(hub: ServedHub, target: str | None = None) -> None:
             cid = str(uuid.UUID(int=self._chance.getrandbits(128), version=4))
@@ -248,6 +245,7 @@ class HubServer:
             nursery.start_soon(client.run)
 
         for hub in self.hubs:
+            hub.server_id = self.server_id
             hub.start_client = start
             hub.on_client_ended = self._client_ended
 

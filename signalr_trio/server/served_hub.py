@@ -28,14 +28,13 @@ log = logging.getLogger("signalr_trio.server")
 class ServedHub:
     """A hub class under a name, and who is connected to it here."""
 
-    def __init__(
-        self, hub_class: type[Hub], *, path: str, name: str, server_id: str, options: HubOptions
-    ) -> None:
+    def __init__(self, hub_class: type[Hub], *, path: str, name: str, options: HubOptions) -> None:
         self.hub_class = hub_class
         self.path = path
         self.name = name
         """The name that the service knows: lower case."""
-        self.server_id = server_id
+        self.server_id = ""
+        """Known when the server runs, as are the functions below."""
         self.options = options
         converter = make_converter()
         self.methods = hub_methods(hub_class, converter)

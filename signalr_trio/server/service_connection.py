@@ -134,6 +134,7 @@ class ServiceConnection:
             delay = 0.0
             while not self._offline:
                 was_up = False
+                self._attempt = trio.CancelScope()
                 with self._attempt:
                     if delay:
                         await trio.sleep(delay + self._chance.random())

@@ -1,0 +1,227 @@
+"""``signalr-trio``: runs the service, or a hub server. Needs the extra ``cli``."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any
+
+import attrs
+import trio
+
+from signalr_trio.connection_string import DEVELOPMENT
+from signalr_trio.errors import ConfigurationError
+from signalr_trio.hosting import serve
+from signalr_trio.server import HubServer, ShutdownMode
+from signalr_trio.service import ServiceOptions, open_service
+
+try:
+    import click
+except ModuleNotFoundError:  # pragma: no cover
+    sys.exit("signalr-trio needs its command line extra: pip install 'signalr-trio[cli]'")
+
+__all__ = ["main"]
+
+_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+
+_log_level = click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+    help="What is written to stderr.",
+)
+_host = click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+
+
+@click.group(context_settings={"auto_envvar_prefix": "SIGNALR_TRIO", "show_default": True})
+@click.version_option(package_name="signalr-trio")
+def main() -> None:
+    """Azure SignalR Service's Default mode, self-hosted.
+
+    Every option can be given as an environment variable, e.g. SIGNALR_TRIO_SERVICE_PORT.
+    """
+
+
+@main.command()
+@click.option(
+    "--connection-string",
+    metavar="TEXT",
+    default=DEVELOPMENT,
+    show_default="that of the official emulator, for development",
+    help="Port to listen on, and the key that clients and servers sign with.",
+)
+@click.option(
+    "--secondary-key",
+    metavar="TEXT",
+    help="A second key that is accepted too, so that keys can be changed.",
+)
+@_host
+@click.option(
+    "--port", type=click.IntRange(0, 65535), help="Instead of the connection string's; 0: any."
+)
+@click.option(
+    "--max-message-size",
+    type=click.IntRange(1024),
+    default=ServiceOptions().max_message_size,
+    show_default=True,
+    help="The largest hub message of a client, in bytes.",
+)
+@_log_level
+def service(
+    connection_string: str,
+    secondary_key: str | None,
+    host: str,
+    port: int | None,
+    max_message_size: int,
+    log_level: str,
+) -> None:
+    """Run the service: clients and hub servers connect to it."""
+    _log_to_stderr(log_level)
+    if connection_string == DEVELOPMENT and host not in ("127.0.0.1", "localhost", "::1"):
+        logging.getLogger("signalr_trio.service").warning(
+            "everybody knows the development access key; give a --connection-string of your own"
+        )
+    options = ServiceOptions(max_message_size=max_message_size)
+    _run(partial(_serve_service, connection_string, secondary_key, host, port, options))
+
+
+async def _serve_service(
+    connection_string: str,
+    secondary_key: str | None,
+    host: str,
+    port: int | None,
+    options: ServiceOptions,
+) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        opened = open_service(
+            connection_string, host=host, port=port, secondary_key=secondary_key, options=options
+        )
+        async with opened as running:
+            click.echo(f"The service listens on http://{host}:{running.port}")
+            async for number in signals:
+                click.echo(f"{signal.Signals(number).name}: stopping")
+                break
+
+
+@main.command()
+@click.argument("app", metavar="MODULE:NAME")
+@click.option(
+    "--connection-string",
+    metavar="TEXT",
+    help="The service to connect to. Without one here or in the app, the service is embedded.",
+)
+@_host
+@click.option("--port", type=click.IntRange(0, 65535), default=5000, help="For negotiate; 0: any.")
+@click.option("--server-id", metavar="TEXT", help="What a migration shows as from and to.")
+@click.option(
+    "--shutdown-mode",
+    type=click.Choice([mode.value for mode in ShutdownMode]),
+    help="What SIGTERM does with the clients; the app's own choice if not given.",
+)
+@click.option(
+    "--shutdown-timeout",
+    type=click.FloatRange(0.1),
+    help="Seconds for the first three stages of the shutdown.",
+)
+@_log_level
+def run(
+    app: str,
+    connection_string: str | None,
+    host: str,
+    port: int,
+    server_id: str | None,
+    shutdown_mode: str | None,
+    shutdown_timeout: float | None,
+    log_level: str,
+) -> None:
+    """Run a hub server: NAME in MODULE is a HubServer, or a function that makes one.
+
+    SIGTERM and SIGINT shut it down gracefully; a second one stops it.
+    """
+    _log_to_stderr(log_level)
+    server = _load(app)
+    if connection_string is not None:
+        server.connection_string = connection_string
+    if server_id is not None:
+        server.server_id = server_id
+    if shutdown_mode is not None:
+        server.shutdown_options = attrs.evolve(
+            server.shutdown_options, mode=ShutdownMode(shutdown_mode)
+        )
+    if shutdown_timeout is not None:
+        server.shutdown_options = attrs.evolve(server.shutdown_options, timeout=shutdown_timeout)
+    _run(partial(_serve_hubs, server, host, port))
+
+
+async def _serve_hubs(server: HubServer, host: str, port: int) -> None:
+    async with trio.open_nursery() as nursery:
+
+        async def run_it(*, task_status: trio.TaskStatus[int | None]) -> None:
+            report = await serve(server, host=host, port=port, task_status=task_status)
+            click.echo(f"{server.server_id} has shut down. {report}")
+
+        bound = await nursery.start(run_it)
+        hubs = ", ".join(f"http://{host}:{bound}{hub.path}" for hub in server.hubs)
+        where = "embedded service" if server.connection_string is None else "connected to a service"
+        click.echo(f"{server.server_id} serves {hubs} ({where})")
+
+
+def _load(app: str) -> HubServer:
+    module_name, separator, name = app.partition(":")
+    if not separator or not module_name or not name:
+        raise click.UsageError(f"{app!r} is not of the form MODULE:NAME, like chat.app:server")
+    sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module_name.startswith(error.name):
+            raise
+        raise click.UsageError(f"there is no module {error.name!r} here or installed") from None
+    found: Any = getattr(module, name, None)
+    if found is None:
+        raise click.UsageError(f"module {module_name!r} has no {name!r}")
+    if callable(found):
+        found = found()
+    if not isinstance(found, HubServer):
+        raise click.UsageError(f"{app} is a {type(found).__name__}, not a HubServer")
+    if not found.hubs:
+        raise click.UsageError(f"{app} has no hubs: call map() before it runs")
+    return found
+
+
+def _log_to_stderr(level: str) -> None:
+    logging.basicConfig(level=level.upper(), format=_FORMAT, stream=sys.stderr)
+
+
+def _run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Runs ``main``; what a person can put right is one line, and exit status 2 or 1."""
+    try:
+        trio.run(main)
+    except BaseExceptionGroup as group:
+        error = _only(group)
+        if isinstance(error, ConfigurationError):
+            raise click.UsageError(str(error)) from None
+        if isinstance(error, OSError):
+            raise click.ClickException(str(error)) from None
+        raise
+    except ConfigurationError as error:
+        raise click.UsageError(str(error)) from None
+    except OSError as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _only(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+if __name__ == "__main__":
+    main()

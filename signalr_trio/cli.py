@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import trio
@@ -216,10 +216,13 @@ def _run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
         raise click.ClickException(str(error)) from None
 
 
-def _only(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
+def _only(error: BaseException) -> BaseException:
+    """The one error inside nested groups; the group where there are more."""
+    while isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        if len(group.exceptions) != 1:
+            break
+        error = group.exceptions[0]
     return error
 
 

@@ -36,7 +36,6 @@ __all__ = [
     "http_request",
     "serve_http",
     "serve_listeners",
-    "serve_tcp",
 ]
 
 #: Bytes of a request that are read at the most.
@@ -139,28 +138,6 @@ async def serve_listeners(
     """Serve the connections that ``listeners`` accept, until cancelled."""
     serve = partial(serve_http, handler=handler, flusher=flusher)
     await trio.serve_listeners(serve, list(listeners))
-
-
-async def serve_tcp(
-    handler: Handler,
-    host: str | None,
-    port: int,
-    *,
-    flusher: Flusher,
-    task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
-) -> NoReturn:
-    """Serve until cancelled. ``task_status`` is given the port, which is of use with port 0.
-
-    Raises:
-        OSError: the port cannot be had.
-    """
-    listeners = await trio.open_tcp_listeners(port, host=host)
-    bound: int = listeners[0].socket.getsockname()[1]
-    serve = partial(serve_http, handler=handler, flusher=flusher)
-    async with trio.open_nursery() as nursery:
-        await nursery.start(trio.serve_listeners, serve, listeners)
-        task_status.started(bound)
-    raise AssertionError("serve_listeners ends by being cancelled only")
 
 
 async def serve_http(

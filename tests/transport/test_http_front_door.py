@@ -1,4 +1,4 @@
-"""serve_http, byte for byte over memory streams; serve_tcp and http_request over TCP."""
+"""serve_http, byte for byte over memory streams; serve_listeners and http_request over TCP."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import trio
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from signalr_trio.errors import ConnectionClosed, ProtocolError
-from signalr_trio.transport.http import Request, Response, http_request, serve_http, serve_tcp
+from signalr_trio.transport.http import Request, Response, http_request, serve_http, serve_listeners
 from signalr_trio.transport.stream import Flusher
 
 
@@ -297,7 +297,9 @@ async def tcp_server(flusher: Flusher) -> AsyncIterator[int]:
         return Response(202, request.body, [("X-Param", request.param("ID") or "")])
 
     async with trio.open_nursery() as nursery:
-        port = await nursery.start(partial(serve_tcp, handle, "127.0.0.1", 0, flusher=flusher))
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        port = listeners[0].socket.getsockname()[1]
+        nursery.start_soon(partial(serve_listeners, handle, listeners, flusher=flusher))
         yield port
         nursery.cancel_scope.cancel()
 

@@ -20,7 +20,7 @@ from wsproto.events import CloseConnection, Event, Pong
 from signalr_trio.errors import ConfigurationError, ConnectionClosed
 from signalr_trio.transport.endpoint import connect, parse_url, without_token
 from signalr_trio.transport.frames import BINARY, TEXT, encode_frame
-from signalr_trio.transport.http import Request, Response, http_request, serve_tcp
+from signalr_trio.transport.http import Request, Response, http_request, serve_listeners
 from signalr_trio.transport.stream import BufferedStream, Flusher
 from signalr_trio.transport.websocket import (
     UpgradeRefused,
@@ -57,7 +57,9 @@ async def server(
         return None
 
     async with trio.open_nursery() as nursery:
-        port = await nursery.start(partial(serve_tcp, handle, "127.0.0.1", 0, flusher=flusher))
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        port = listeners[0].socket.getsockname()[1]
+        nursery.start_soon(partial(serve_listeners, handle, listeners, flusher=flusher))
         yield f"ws://127.0.0.1:{port}/chat?id=1"
         nursery.cancel_scope.cancel()
 

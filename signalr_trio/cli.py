@@ -9,9 +9,11 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import attrs
+import orjson
 import trio
 
 from signalr_trio.connection_string import DEVELOPMENT
@@ -129,6 +131,11 @@ async def _serve_service(
     type=click.FloatRange(0.1),
     help="Seconds for the first three stages of the shutdown.",
 )
+@click.option(
+    "--report",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    help="File for the report of the shutdown, as JSON.",
+)
 @_log_level
 def run(
     app: str,
@@ -138,6 +145,7 @@ def run(
     server_id: str | None,
     shutdown_mode: str | None,
     shutdown_timeout: float | None,
+    report: Path | None,
     log_level: str,
 ) -> None:
     """Run a hub server: NAME in MODULE is a HubServer, or a function that makes one.
@@ -156,14 +164,16 @@ def run(
         )
     if shutdown_timeout is not None:
         server.shutdown_options = attrs.evolve(server.shutdown_options, timeout=shutdown_timeout)
-    _run(partial(_serve_hubs, server, host, port))
+    _run(partial(_serve_hubs, server, host, port, report))
 
 
-async def _serve_hubs(server: HubServer, host: str, port: int) -> None:
+async def _serve_hubs(server: HubServer, host: str, port: int, report_file: Path | None) -> None:
     async with trio.open_nursery() as nursery:
 
         async def run_it(*, task_status: trio.TaskStatus[int | None]) -> None:
             report = await serve(server, host=host, port=port, task_status=task_status)
+            if report_file is not None:
+                report_file.write_bytes(orjson.dumps(attrs.asdict(report)))
             click.echo(f"{server.server_id} has shut down. {report}")
 
         bound = await nursery.start(run_it)
@@ -218,11 +228,9 @@ def _run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 def _only(error: BaseException) -> BaseException:
     """The one error inside nested groups; the group where there are more."""
-    while isinstance(error, BaseExceptionGroup):
-        group = cast("BaseExceptionGroup[BaseException]", error)
-        if len(group.exceptions) != 1:
-            break
-        error = group.exceptions[0]
+    if isinstance(error, BaseExceptionGroup):
+        exceptions = cast("BaseExceptionGroup[BaseException]", error).exceptions
+        return _only(exceptions[0]) if len(exceptions) == 1 else error  # pyright: ignore[reportUnknownVariableType]
     return error
 
 

@@ -149,7 +149,8 @@ class HubConnection:
         It may be async. Invocations are handled in order, each after all handlers of the one
         before have returned; those the server wants a result of run at once, beside them, and
         what the handler gives back is the result. Handlers go on over a reconnect, and end with
-        the block. ``types`` are what the arguments are to be converted to.
+        the block. ``types`` are what the arguments are to be converted to;
+        one that arguments do not fit is logged, like a handler that raises.
         """
         return self._handlers.add(target, handler, types)
 
@@ -184,11 +185,12 @@ class HubConnection:
         Raises:
             HubError: with the text that the server sent.
             ConnectionClosed: there is no connection, or it ended while waiting.
-            ProtocolError: the result cannot become a ``result_type``; the connection lives.
+            ProtocolError: the result is no ``result_type``; the connection lives.
+            ConfigurationError: nothing can be converted to ``result_type``.
             TypeError, ValueError: an argument cannot be sent.
         """
-        result = await self._open_session().invoke(target, arguments)
-        return result if result_type is None else self._converter.to(result_type)(result)
+        convert = as_it_is if result_type is None else self._converter.to(result_type)
+        return convert(await self._open_session().invoke(target, arguments))
 
     async def send(self, target: str, *arguments: object) -> None:
         """Call a hub method without waiting for it; only for the socket, and for uploads.

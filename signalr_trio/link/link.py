@@ -44,8 +44,9 @@ class Link(Protocol):
         """Waits until ``buffered`` is at most ``limit``, or the link has ended."""
         ...
 
-    async def aclose(self, code: int = 1000, reason: str = "") -> None:
-        """Sends what is buffered and ends the link; bounded in time, also when cancelled."""
+    async def aclose(self, code: int = 1000, reason: str = "", *, timeout: float = 5.0) -> None:
+        """Sends what is buffered and ends the link, in ``timeout`` at the most, also when
+        cancelled."""
         ...
 
 

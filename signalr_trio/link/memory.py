@@ -55,7 +55,7 @@ class MemoryLink:
         while self.buffered > limit and not self._ended:
             await self._peer._taken.park()
 
-    async def aclose(self, code: int = 1000, reason: str = "") -> None:
+    async def aclose(self, code: int = 1000, reason: str = "", *, timeout: float = 5.0) -> None:
         # What was sent before stays readable at the other end, as on a socket.
         for end in (self, self._peer):
             end._ended = True

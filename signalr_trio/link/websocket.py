@@ -73,5 +73,5 @@ class WebSocketLink:
         with suppress(ConnectionClosed):
             await self._websocket.drained(limit)
 
-    async def aclose(self, code: int = 1000, reason: str = "") -> None:
-        await self._websocket.aclose(code, reason)
+    async def aclose(self, code: int = 1000, reason: str = "", *, timeout: float = 5.0) -> None:
+        await self._websocket.aclose(code, reason, timeout=timeout)

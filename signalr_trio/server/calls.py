@@ -116,6 +116,8 @@ class Calls:
         self._over = False
         self.waiting_size = 0
         """Bytes of calls that wait, and of items that their methods have not taken."""
+        self.unread_size = 0
+        """Bytes of these items alone."""
 
     # -- the tasks --------------------------------------------------------------------------
 
@@ -251,13 +253,14 @@ class Calls:
                 f"Hub method expects {len(expected)}."
             )
         pairs = zip(message.stream_ids, expected, strict=True)
-        return {id: Upload(parameter.convert, self._shrink) for id, parameter in pairs}
+        return {id: Upload(parameter.convert, self._item_taken) for id, parameter in pairs}
 
     def item(self, message: StreamItem, size: int) -> None:
         """An item of an upload; one that belongs to no call is ignored."""
         upload = self._uploads.get(message.invocation_id)
         if upload is not None:
             self.waiting_size += size
+            self.unread_size += size
             upload.put(message.item, size)
 
     def upload_ended(self, message: Completion) -> None:
@@ -316,6 +319,10 @@ class Calls:
             upload.discard()
             if self._uploads.get(stream_id) is upload:
                 del self._uploads[stream_id]
+
+    def _item_taken(self, size: int) -> None:
+        self.unread_size -= size
+        self._shrink(size)
 
     def _shrink(self, size: int) -> None:
         self.waiting_size -= size

@@ -114,7 +114,7 @@ class ClientConnection:
         """Whether the client has had a handshake response: before it there is no Close."""
         self._error: Exception | None = None
         self._withheld: deque[bytes] | None = None
-        self._asked_to_hold = False
+        self._pauses_asked = 0
 
     def __repr__(self) -> str:
         return f"<client {self.id} of hub {self.hub.name}>"
@@ -255,13 +255,18 @@ class ClientConnection:
             self._send_close(None, allow_reconnect=False)
 
     def inbox_changed(self) -> None:
-        """Asks the service to hold what the client sends while too much is waiting here."""
+        """Asks the service to hold what the client sends while too much is waiting here.
+
+        Asked once it holds what begins a call; asked twice, the items of uploads too.
+        """
         waiting, options = self._calls.waiting_size, self.hub.options
-        if not self._asked_to_hold and waiting > options.inbox_pause and self.connection.agreed:
-            self._asked_to_hold = True
-            self._ask(FlowControlOperation.PAUSE)
-        elif self._asked_to_hold and waiting <= options.inbox_pause // 2:
-            self._asked_to_hold = False
+        if self.connection.agreed and waiting > options.inbox_pause:
+            wanted = 2 if self._calls.unread_size > options.inbox_pause else 1
+            while self._pauses_asked < wanted:
+                self._pauses_asked += 1
+                self._ask(FlowControlOperation.PAUSE)
+        elif self._pauses_asked and waiting <= options.inbox_pause // 2:
+            self._pauses_asked = 0
             self._ask(FlowControlOperation.RESUME)
         if waiting > options.inbox_limit and self.end is None:
             log.warning("%r: %d bytes wait for its calls: closed", self, waiting)

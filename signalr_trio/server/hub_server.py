@@ -7,6 +7,7 @@ import random
 import socket
 import uuid
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 import trio
@@ -212,10 +213,10 @@ class HubServer:
     async def _flush(self) -> None:
         """What is in line goes out, and the server connections are closed."""
         assert self._stages is not None
-        with self._stages.end_of_stop():
+        with self._stages.end_of_stop() as left:
             async with trio.open_nursery() as nursery:
                 for connection in self._connections:
-                    nursery.start_soon(connection.aclose)
+                    nursery.start_soon(partial(connection.aclose, timeout=left))
 
     def _start_links(self, links: trio.Nursery, connector: Connector, count: int) -> None:
         migrates = self.shutdown_options.mode is ShutdownMode.MIGRATE_CLIENTS

@@ -121,10 +121,10 @@ class ServiceConnection:
         else:
             await link.drained(self.hub.options.link_high_water)
 
-    async def aclose(self) -> None:
-        """Sends what is in line and closes."""
+    async def aclose(self, *, timeout: float) -> None:
+        """Sends what is in line and closes, within ``timeout``."""
         if self._link is not None:
-            await self._link.aclose()
+            await self._link.aclose(timeout=timeout)
 
     # -- the task ---------------------------------------------------------------------------
 

@@ -199,11 +199,11 @@ class Stages:
         return self._stop_began + self._options.stop_timeout * _FOR_CLIENTS
 
     @contextmanager
-    def end_of_stop(self) -> Generator[None]:
-        """The rest of stage 4: shielded, and bounded by the stage's limit."""
+    def end_of_stop(self) -> Generator[float]:
+        """The rest of stage 4: shielded, and bounded by the stage's limit. How long that is."""
         report = self.report.stages[-1]
         deadline = self._stop_began + self._options.stop_timeout
         with trio.CancelScope(shield=True, deadline=deadline) as scope:
-            yield
+            yield max(deadline - trio.current_time(), 0.0)
         report.timed_out = scope.cancelled_caught
         report.duration = trio.current_time() - self._stop_began

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import trio
@@ -30,7 +29,7 @@ async def drain(service: Service, server: Server) -> None:
     await _wait_for_hooks(service, server)
     while server.connections:
         moved = False
-        for session in _in_turn(server):
+        for session in _next_to_move(service, server):
             await service.slots.acquire()
             slot = Slot(service.slots)
             if _can_move(service, server, session):
@@ -51,27 +50,31 @@ async def _wait_for_hooks(service: Service, server: Server) -> None:
         await trio.sleep_until(server.finack_at + service.options.polite_grace)
 
 
-def _in_turn(server: Server) -> list[ClientSession]:
-    """The clients to look at, one of each connection in turn.
+def _next_to_move(service: Service, server: Server) -> list[ClientSession]:
+    """The clients that may move now, one of each connection in turn.
 
     A server that does not release keeps one client until the others are done: as long as it is
     there, the SDK closes no connection, and so lets the ``OnDisconnected`` of the others end.
     """
     queues = [list(connection.sessions.values()) for connection in server.connections]
-    turns: Iterator[ClientSession | None] = itertools.chain.from_iterable(
-        itertools.zip_longest(*queues)
-    )
-    sessions = [session for session in turns if session is not None]
-    if not server.releases and len(sessions) > 1:
-        sessions.pop()
-    return sessions
+    sessions = [
+        session
+        for session in itertools.chain.from_iterable(itertools.zip_longest(*queues))
+        if session is not None
+    ]
+    movable = [session for session in sessions if _can_move(service, server, session)]
+    if not server.releases:
+        under_way = any(session.hand_over is not None for session in sessions)
+        if len(movable) > 1 or under_way:
+            return movable[:-1]
+    return movable
 
 
 def _can_move(service: Service, server: Server, session: ClientSession) -> bool:
     connection = session.connection
-    return (
-        connection is not None
-        and connection.server is server
-        and session.may_move
-        and service.choose_server(session.hub, leaving=server) is not None
-    )
+    if connection is None or connection.server is not server or not session.may_move:
+        return False
+    if session.is_bound:
+        # An own server lets it go by itself; for another we do, when its calls have ended.
+        return not server.releases
+    return service.choose_server(session.hub, leaving=server) is not None

@@ -39,6 +39,7 @@ log = logging.getLogger("signalr_trio.service")
 
 _LOST = "The connection to the hub server was lost."
 _NO_TARGET = "The hub server has gone and no other can take over. Connect again."
+_BOUND = "The hub server that this client is bound to is shutting down. Connect again."
 _TIME_IS_UP = "The hub server is shutting down and this call did not end in time."
 
 
@@ -98,8 +99,8 @@ class HandOver:
             self._expect(None)
             self._slot.give_back()
             session.hand_over = None
-            if self._phase is _Phase.WAITING_FOR_CALLS and not session.gone:
-                session.end_hold()
+            if self._phase is _Phase.WAITING_FOR_CALLS:
+                session.stays()
             session.drop_hold_if_orphaned()
             self._service.changed.unpark_all()
 
@@ -108,6 +109,9 @@ class HandOver:
         if not self._source.server.releases:
             await self._wait_for_calls()
         if self._phase is not _Phase.WAITING_FOR_CALLS or self._session.gone:
+            return
+        if self._session.is_bound:
+            self._session.close(_BOUND)
             return
         target = self._service.choose_server(self._session.hub, leaving=self._source.server)
         if target is None:

@@ -25,7 +25,7 @@ class Hold:
     __slots__ = ("_frames", "_ids", "full_since", "oldest", "passing", "size")
 
     def __init__(self) -> None:
-        self._frames: deque[bytes] = deque()
+        self._frames: deque[tuple[bytes, Peek]] = deque()
         self._ids: set[str] = set()
         self.size = 0
         self.passing = True
@@ -36,10 +36,13 @@ class Hold:
 
     def passes(self, peek: Peek) -> bool:
         """Whether a message goes to the old server, past what is held."""
-        return self.passing and peek.type in _PART_OF_A_CALL and peek.invocation_id not in self._ids
+        return self.passing and self._is_part_of_older_call(peek)
+
+    def _is_part_of_older_call(self, peek: Peek) -> bool:
+        return peek.type in _PART_OF_A_CALL and peek.invocation_id not in self._ids
 
     def put(self, frame: bytes, peek: Peek, now: float) -> None:
-        self._frames.append(frame)
+        self._frames.append((frame, peek))
         self.size += len(frame)
         if self.oldest is None:
             self.oldest = now
@@ -50,8 +53,18 @@ class Hold:
 
     def take(self) -> list[bytes]:
         """All that is held, oldest first; the hold is empty afterwards."""
-        frames = list(self._frames)
+        frames = [frame for frame, _ in self._frames]
         self._frames.clear()
         self._ids.clear()
         self.size = 0
+        return frames
+
+    def take_parts_of_older_calls(self) -> list[bytes]:
+        """What is held and would pass, oldest first; it is held no longer."""
+        taken = [one for one in self._frames if self._is_part_of_older_call(one[1])]
+        if taken:
+            kept = [one for one in self._frames if not self._is_part_of_older_call(one[1])]
+            self._frames = deque(kept)
+        frames = [frame for frame, _ in taken]
+        self.size -= sum(map(len, frames))
         return frames

@@ -37,7 +37,7 @@ def _send(
     shared: dict[str, SharedPayload] = {}
     skip = frozenset(excluded)
     for session in sessions:
-        if session.id in skip or not session.handshake_frame:
+        if session.id in skip:
             continue
         name = session.protocol.name
         if name not in shared:

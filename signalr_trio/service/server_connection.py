@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import trio
@@ -90,7 +91,7 @@ class ServerConnection:
         self.id = cid
         self.sessions: dict[str, ClientSession] = {}
         """The clients whose messages 5 and 6 are taken from here; of others they are dropped."""
-        self.migration_level = MigrationLevel.OFF
+        self.migration_level: int = MigrationLevel.OFF
         self.migration_asked = False
         self.dropped = 0
         """Messages about clients that are not, or no longer, with this connection."""
@@ -165,43 +166,43 @@ class ServerConnection:
         Its clients are dealt with in the same step in which the end is noticed.
         """
         try:
+            rest = await self._shake_hands()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._keep_alive, nursery.cancel_scope)
-                await self._receive()
+                await self._receive(rest)
         except* (ConnectionClosed, ProtocolError) as group:
             for error in group.exceptions:
                 log.info("%r has ended: %s", self, error)
         finally:
             self.service.connection_lost(self)
 
-    async def _receive(self) -> None:
-        await self._shake_hands()
+    async def _receive(self, messages: Sequence[ServiceMessage]) -> None:
         while True:
-            for message in await self.link.receive():
-                self._heard_at = trio.current_time()
+            self._heard_at = trio.current_time()
+            for message in messages:
                 handler = HANDLERS.get(type(message))
                 if handler is None:
                     log.debug("%r: no use for %s", self, type(message).__name__)
                 else:
                     handler(self, message)
+            messages = await self.link.receive()
 
-    async def _shake_hands(self) -> None:
-        first: list[ServiceMessage] = []
+    async def _shake_hands(self) -> Sequence[ServiceMessage]:
+        """What came behind the handshake request."""
+        messages: Sequence[ServiceMessage] = ()
         with trio.move_on_after(self.service.options.handshake_timeout):
-            first += await self.link.receive()
-        if not first or not isinstance(first[0], HandshakeRequest):
-            found = type(first[0]).__name__ if first else "nothing"
+            messages = await self.link.receive()
+        if not messages or not isinstance(messages[0], HandshakeRequest):
+            found = type(messages[0]).__name__ if messages else "nothing"
             raise ProtocolError(f"{self.server.id} sent {found} where its handshake belongs")
-        request = first[0]
+        request = messages[0]
         if request.version != _VERSION:
             self.link.send(HandshakeResponse(f"Version {request.version} is not supported; 1 is."))
             raise ProtocolError(f"{self.server.id} speaks version {request.version}")
-        self.migration_level = MigrationLevel(request.migration_level)
+        self.migration_level = request.migration_level
         self.link.send(HandshakeResponse(connection_id=self.id))
         self.service.connection_ready(self)
-        for message in first[1:]:
-            if handler := HANDLERS.get(type(message)):
-                handler(self, message)
+        return messages[1:]
 
     async def _keep_alive(self, scope: trio.CancelScope) -> None:
         """Pings first, since .NET servers ping only when they hear something."""

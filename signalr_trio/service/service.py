@@ -166,15 +166,19 @@ class Service:
             query_string=query_string,
             headers=headers,
         )
-        hub.sessions[session.id] = session
-        if session.user_id is not None:
-            hub.users.setdefault(session.user_id, {})[session] = None
         self._sessions[session] = None
         try:
             await session.run()
         finally:
             self._sessions.pop(session, None)
             self.changed.unpark_all()
+
+    def admit(self, session: ClientSession) -> None:
+        """A client is about to be opened on a server: from now on sends find it."""
+        hub = session.hub
+        hub.sessions[session.id] = session
+        if session.user_id is not None:
+            hub.users.setdefault(session.user_id, {})[session] = None
 
     def forget(self, session: ClientSession) -> None:
         """A client has gone: no send finds it any more, and it is in no group."""

@@ -17,7 +17,7 @@ from signalr_trio.protocol import handshake
 from signalr_trio.protocol.encodings import hub_protocol
 from signalr_trio.protocol.framing import Splitter
 from signalr_trio.protocol.handshake import HandshakeRequest, HandshakeResponse
-from signalr_trio.protocol.hub_protocol import HubProtocol
+from signalr_trio.protocol.hub_protocol import HubProtocol, Peek
 from signalr_trio.protocol.messages import Close, Ping
 from signalr_trio.protocol.service_messages import ConnectionData, DataMessageType
 from signalr_trio.service.hand_over import HandOver, Slot
@@ -163,6 +163,7 @@ class ClientSession:
             log.warning("client %s: no server for hub %s", self.id, self.hub.name)
             self._refuse(_NO_SERVER)
             return False
+        self.service.admit(self)
         connection.open(self)
         return True
 
@@ -195,10 +196,15 @@ class ClientSession:
         if self._hold is not None and not self._hold.passes(peek):
             self._hold.put(message, peek, trio.current_time())
             self.service.held_size += len(message)
-        elif self.connection is not None:
-            if self.calls is not None:
-                self.calls.client_sent(peek)
-            self.connection.send_data(self.id, message)
+        else:
+            self._forward(message, peek)
+
+    def _forward(self, message: bytes, peek: Peek | None = None) -> None:
+        if self.connection is None:
+            return
+        if self.calls is not None:
+            self.calls.client_sent(peek or self.protocol.peek(message))
+        self.connection.send_data(self.id, message)
 
     async def _may_read(self) -> None:
         """Waits while what the client sends would pile up: TCP then pushes back."""
@@ -335,7 +341,7 @@ class ClientSession:
             return
         if self.hand_over is not None:
             self.hand_over.connection_lost()
-        elif self.calls is not None and self.may_move and connection.moves_when_lost:
+        elif connection.moves_when_lost and self.may_move and not self.is_bound:
             hand_over = HandOver(self, Slot())
             hand_over.source_lost()
             self.nursery.start_soon(hand_over.run)
@@ -363,7 +369,7 @@ class ClientSession:
     @property
     def may_move(self) -> bool:
         """Whether a hand-over may begin now (there being a target)."""
-        return self.answered and not self.gone and self.hand_over is None and not self.is_bound
+        return self.answered and not self.gone and self.hand_over is None
 
     @property
     def is_bound(self) -> bool:
@@ -371,24 +377,20 @@ class ClientSession:
         return ("asrs.s.ssticky", "Required") in self.claims
 
     def begin_hold(self) -> Hold:
-        """From now on what the client begins is held."""
+        """From now on what the client begins is held; what belongs to its calls passes."""
         if self._hold is None:
             self._hold = Hold()
+        elif not self._hold.passing:
+            self._hold.passing = True
+            for frame in self._hold.take_parts_of_older_calls():
+                self.service.give_back(len(frame))
+                self._forward(frame)
         return self._hold
 
     def end_hold(self) -> None:
         """Forwards what is held, in order, and goes on without a hold: one step."""
-        connection = self.connection
-        frames = self._take_hold()
-        if connection is None:
-            return
-        if self.calls is None:
-            if frames:
-                connection.send_data(self.id, b"".join(frames))
-            return
-        for frame in frames:
-            self.calls.client_sent(self.protocol.peek(frame))
-            connection.send_data(self.id, frame)
+        for frame in self._take_hold():
+            self._forward(frame)
 
     def _take_hold(self) -> list[bytes]:
         hold, self._hold = self._hold, None
@@ -412,14 +414,23 @@ class ClientSession:
         return len(completions)
 
     def pause(self) -> None:
-        """The server has more queued for this client than it wants to (message 39, Pause)."""
+        """The server has more queued for this client than it wants to (message 39, Pause).
+
+        Said again, it wants no items of uploads either.
+        """
         if not self.gone:
-            self._paused = True
-            self.begin_hold()
+            again, self._paused = self._paused, True
+            if self.hand_over is None:
+                self.begin_hold().passing = not again
 
     def resume(self) -> None:
         self._paused = False
         if self.hand_over is None:
+            self.end_hold()
+
+    def stays(self) -> None:
+        """A hand-over did not begin after all."""
+        if not self._paused and not self.gone:
             self.end_hold()
 
 

@@ -213,10 +213,12 @@ class WebSocket:
                 await self._read()
         raise self._closed_error()
 
-    async def aclose(self, code: int = 1000, reason: str = "") -> None:
+    async def aclose(
+        self, code: int = 1000, reason: str = "", *, timeout: float = CLOSE_TIMEOUT
+    ) -> None:
         """Send what is buffered and a close frame, wait for the other side's, close.
 
-        Shielded from cancellation, and bounded: after CLOSE_TIMEOUT the connection is reset.
+        Shielded from cancellation, and bounded: after ``timeout`` the connection is reset.
         Messages that still arrive are dropped. Later calls wait for the first one.
         """
         if self._done is not None:
@@ -225,7 +227,7 @@ class WebSocket:
         self._done = trio.Event()
         self._closing = self._wire.keep_open = True
         try:
-            with trio.move_on_after(CLOSE_TIMEOUT, shield=True) as handshake:
+            with trio.move_on_after(timeout, shield=True) as handshake:
                 if self._ended:
                     self._refuse()
                     await self._linger()

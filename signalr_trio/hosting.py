@@ -7,6 +7,7 @@ import signal
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Any
 
 import attrs
 import trio
@@ -31,6 +32,7 @@ from signalr_trio.service.negotiation import connect_client, negotiate
 from signalr_trio.service.options import ServiceOptions
 from signalr_trio.service.service import Service
 from signalr_trio.transport.http import Handler, Request, Response, serve_listeners
+from signalr_trio.transport.network import TCP, Network
 from signalr_trio.transport.stream import Flusher
 
 __all__ = ["serve"]
@@ -49,6 +51,7 @@ async def serve(
     identify: Identify | None = None,
     signals: bool = True,
     service_options: ServiceOptions | None = None,
+    network: Network = TCP,
     task_status: trio.TaskStatus[int | None] = trio.TASK_STATUS_IGNORED,
 ) -> ShutdownReport:
     """Runs a hub server until its graceful shutdown is over, and returns the report.
@@ -67,36 +70,35 @@ async def serve(
     endpoint = None
     if server.connection_string is not None:
         endpoint = parse_connection_string(server.connection_string)
-    listeners = [] if port is None else await trio.open_tcp_listeners(port, host=host)
-    bound: int | None = listeners[0].socket.getsockname()[1] if listeners else None
+    listeners: Sequence[trio.abc.Listener[Any]] = ()
+    bound: int | None = None
+    if port is not None:
+        listeners, bound = await network.listen(host, port)
+        log.info("listening on http://%s:%d", host, bound)
     started = _Started(task_status, bound)
     async with open_background() as background, _signals(server, enabled=signals):
         flusher = Flusher()
         background.start_soon(flusher.run)
-        listen = partial(_listen, background, listeners, flusher)
+
+        def listen(handler: Handler) -> None:
+            if listeners:
+                background.start_soon(partial(serve_listeners, handler, listeners, flusher=flusher))
+
         if endpoint is not None:
             connector = websocket_connector(
-                endpoint, server_id=server.server_id, instance=server.instance, flusher=flusher
+                endpoint,
+                server_id=server.server_id,
+                instance=server.instance,
+                flusher=flusher,
+                network=network,
             )
             listen(_AppDoor(Negotiator(server, identify)).handle)
             return await server.run(connector, task_status=started)
-        service = Service(service_options)
+        service = Service(service_options, chance=server.chance)
         async with service.running():
             listen(_EmbeddedDoor(server, service, identify).handle)
             link_to = _embedded_connector(server, service, background)
             return await server.run(link_to, connections=1, task_status=started)
-
-
-def _listen(
-    background: trio.Nursery,
-    listeners: Sequence[trio.SocketListener],
-    flusher: Flusher,
-    handler: Handler,
-) -> None:
-    if listeners:
-        background.start_soon(partial(serve_listeners, handler, listeners, flusher=flusher))
-        host, port = listeners[0].socket.getsockname()[:2]
-        log.info("listening on http://%s:%d", host, port)
 
 
 @attrs.frozen

@@ -32,6 +32,7 @@ from signalr_trio.protocol.hub_protocol import HubProtocol
 from signalr_trio.protocol.json import JsonProtocol
 from signalr_trio.protocol.messagepack import MessagePackProtocol
 from signalr_trio.transport.endpoint import without_token
+from signalr_trio.transport.network import TCP, Network
 from signalr_trio.transport.stream import Flusher
 from signalr_trio.transport.websocket import connect_websocket
 
@@ -78,6 +79,7 @@ class HubConnection:
         max_message_size: bytes of one message from the server, None for no limit.
         skip_negotiate: open the WebSocket straight away; the connection id stays unknown.
         flusher: one that runs in a nursery outside of the block, to be shared by many connections.
+        network: what makes the connections; TCP unless said otherwise.
         ssl_context: for https, instead of the default one.
     """
 
@@ -95,6 +97,7 @@ class HubConnection:
         max_message_size: int | None = MAX_MESSAGE_SIZE,
         skip_negotiate: bool = False,
         flusher: Flusher | None = None,
+        network: Network = TCP,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         self._url = url
@@ -108,6 +111,7 @@ class HubConnection:
         self._skip_negotiate = skip_negotiate
         self._own_flusher = flusher is None
         self._flusher = Flusher() if flusher is None else flusher
+        self._network = network
         self._ssl_context = ssl_context
 
         self._converter = ValueConverter()
@@ -331,6 +335,7 @@ class HubConnection:
             headers=self._headers,
             binary=self._protocol.binary,
             skip_negotiate=self._skip_negotiate,
+            network=self._network,
             ssl_context=self._ssl_context,
         )
         async with connect_websocket(
@@ -338,6 +343,7 @@ class HubConnection:
             flusher=self._flusher,
             headers=address.headers,
             max_message_size=self._max_message_size,
+            network=self._network,
             ssl_context=self._ssl_context,
         ) as websocket:
             received = await shake_hands(

@@ -16,6 +16,7 @@ import orjson
 from signalr_trio.errors import ConfigurationError, NegotiateError, ProtocolError
 from signalr_trio.transport.endpoint import without_token
 from signalr_trio.transport.http import Response, http_request
+from signalr_trio.transport.network import TCP, Network
 
 __all__ = ["AccessToken", "Address", "Headers", "locate"]
 
@@ -58,6 +59,7 @@ async def locate(
     headers: Headers = (),
     binary: bool,
     skip_negotiate: bool = False,
+    network: Network = TCP,
     ssl_context: ssl.SSLContext | None = None,
 ) -> Address:
     """Find the WebSocket of the hub at ``url``, an http or https URL, following redirects.
@@ -73,7 +75,9 @@ async def locate(
     if skip_negotiate:
         return Address(url, _with_token(own, token))
     for hop in range(_MAX_REDIRECTS):
-        response = await _ask(url, _with_token(own, token), ssl_context, redirected=hop > 0)
+        response = await _ask(
+            url, _with_token(own, token), network, ssl_context, redirected=hop > 0
+        )
         answer = _read_answer(response, url, binary=binary)
         if not isinstance(answer, _Redirect):
             connection_id, connection_token = answer
@@ -103,6 +107,7 @@ def _with_token(headers: list[tuple[str, str]], token: str | None) -> list[tuple
 async def _ask(
     url: str,
     headers: list[tuple[str, str]],
+    network: Network,
     ssl_context: ssl.SSLContext | None,
     *,
     redirected: bool,
@@ -110,7 +115,9 @@ async def _ask(
     target = _negotiate_url(url)
     own = [("Content-Type", "text/plain;charset=UTF-8"), ("X-Requested-With", "XMLHttpRequest")]
     try:
-        return await http_request("POST", target, headers=[*own, *headers], ssl_context=ssl_context)
+        return await http_request(
+            "POST", target, headers=[*own, *headers], network=network, ssl_context=ssl_context
+        )
     except ProtocolError as error:
         raise NegotiateError(str(error)) from error
     except ConfigurationError as error:

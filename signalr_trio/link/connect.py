@@ -9,6 +9,7 @@ from signalr_trio.connection_string import Endpoint
 from signalr_trio.link.link import Link
 from signalr_trio.link.websocket import WebSocketLink, agreement_header, agreement_in
 from signalr_trio.tokens import NAME_IDENTIFIER, make_token
+from signalr_trio.transport.network import TCP, Network
 from signalr_trio.transport.stream import Flusher
 from signalr_trio.transport.websocket import connect_websocket
 
@@ -18,7 +19,12 @@ _USER_AGENT = "signalr_trio"
 
 
 def websocket_connector(
-    endpoint: Endpoint, *, server_id: str, instance: str, flusher: Flusher
+    endpoint: Endpoint,
+    *,
+    server_id: str,
+    instance: str,
+    flusher: Flusher,
+    network: Network = TCP,
 ) -> Callable[[str, str, str | None], AbstractAsyncContextManager[Link]]:
     """A connector for ``HubServer.run``: each link is a WebSocket to ``endpoint``.
 
@@ -39,7 +45,7 @@ def websocket_connector(
         ]
         url = endpoint.server_connection_url(hub, cid, target)
         async with connect_websocket(
-            url, headers=headers, flusher=flusher, max_message_size=None
+            url, headers=headers, flusher=flusher, max_message_size=None, network=network
         ) as websocket:
             yield WebSocketLink(websocket, agreement_in(websocket.response_headers))
 

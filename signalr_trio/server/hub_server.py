@@ -58,8 +58,10 @@ class HubServer:
     ) -> None:
         self.connection_string = connection_string
         self.options = options or HubOptions()
-        self.server_id = server_id or f"{socket.gethostname()}_{uuid.uuid4().hex}"
-        self.instance = uuid.uuid4().hex
+        self.chance = chance or random.SystemRandom()
+        """The one source of randomness: ids, and the jitter of reconnects."""
+        self.server_id = server_id or f"{socket.gethostname()}_{self._new_uuid().hex}"
+        self.instance = self._new_uuid().hex
         """Tells this process from another that is later started under the same server id."""
         self.hubs: list[ServedHub] = []
         self.draining = False
@@ -68,7 +70,6 @@ class HubServer:
         """What the shutdown did, when it is over."""
         self.shutdown_options = shutdown or GracefulShutdown()
         """May be replaced until the server runs."""
-        self._chance = chance or random.Random()
         self._hooks: dict[type[Hub], list[ShutdownHook]] = {}
         self._asked = trio.Event()
         self._ended = trio.Event()
@@ -77,6 +78,9 @@ class HubServer:
         self._unfinished: dict[ClientConnection, None] = {}
         self._all_gone = trio.lowlevel.ParkingLot()
         self._stages: Stages | None = None
+
+    def _new_uuid(self) -> uuid.UUID:
+        return uuid.UUID(int=self.chance.getrandbits(128), version=4)
 
     # -- before it runs ---------------------------------------------------------------------
 
@@ -222,9 +226,9 @@ class HubServer:
         migrates = self.shutdown_options.mode is ShutdownMode.MIGRATE_CLIENTS
 
         def start(hub: ServedHub, target: str | None = None) -> None:
-            cid = str(uuid.UUID(int=self._chance.getrandbits(128), version=4))
+            cid = str(self._new_uuid())
             connection = ServiceConnection(
-                hub, connector, cid=cid, migrates=migrates, chance=self._chance, target=target
+                hub, connector, cid=cid, migrates=migrates, chance=self.chance, target=target
             )
             hub.connections.append(connection)
             links.start_soon(connection.run)

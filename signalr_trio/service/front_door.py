@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from urllib.parse import urlencode
 
 import attrs
-import trio
 
 from signalr_trio.background import open_background
 from signalr_trio.connection_string import DEVELOPMENT, Endpoint, parse_connection_string
@@ -24,6 +24,7 @@ from signalr_trio.service.options import ServiceOptions
 from signalr_trio.service.service import Service
 from signalr_trio.tokens import Claims, TokenRefused, claims_of, verify_token
 from signalr_trio.transport.http import Request, Response, serve_listeners
+from signalr_trio.transport.network import TCP, Network
 from signalr_trio.transport.stream import Flusher
 
 __all__ = ["RunningService", "open_service"]
@@ -51,11 +52,14 @@ async def open_service(
     port: int | None = None,
     secondary_key: str | None = None,
     options: ServiceOptions | None = None,
+    network: Network = TCP,
+    chance: random.Random | None = None,
 ) -> AsyncGenerator[RunningService]:
     """Runs a service for the block: one port for clients and hub servers.
 
     The port is that of the connection string unless ``port`` says otherwise (0: any free one).
-    Tokens are accepted that the access key or ``secondary_key`` signed. At the end of the block
+    Tokens are accepted that the access key or ``secondary_key`` signed. ``chance`` makes the ids of
+    connections. At the end of the block
     hand-overs under way may end (5 s), clients are told to reconnect, and the server connections
     are closed.
 
@@ -64,9 +68,8 @@ async def open_service(
     """
     endpoint = parse_connection_string(connection_string)
     keys = [endpoint.access_key] + ([secondary_key] if secondary_key else [])
-    listeners = await trio.open_tcp_listeners(endpoint.port if port is None else port, host=host)
-    bound: int = listeners[0].socket.getsockname()[1]
-    service = Service(options)
+    listeners, bound = await network.listen(host, endpoint.port if port is None else port)
+    service = Service(options, chance=chance)
     door = _FrontDoor(service, endpoint, keys)
     flusher = Flusher()
     async with open_background() as background:

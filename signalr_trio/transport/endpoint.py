@@ -9,6 +9,7 @@ import attrs
 import trio
 
 from signalr_trio.errors import ConfigurationError, ConnectionClosed
+from signalr_trio.transport.network import Network
 
 __all__ = ["Endpoint", "connect", "parse_url", "without_token"]
 
@@ -59,14 +60,16 @@ def parse_url(url: str) -> Endpoint:
     )
 
 
-async def connect(endpoint: Endpoint, ssl_context: ssl.SSLContext | None = None) -> trio.abc.Stream:
-    """Open a TCP connection, with TLS where the URL says so.
+async def connect(
+    endpoint: Endpoint, network: Network, ssl_context: ssl.SSLContext | None = None
+) -> trio.abc.Stream:
+    """Open a connection, with TLS where the URL says so.
 
     Raises:
         ConnectionClosed: nobody answers there.
     """
     try:
-        stream = await trio.open_tcp_stream(endpoint.host, endpoint.port)
+        stream = await network.connect(endpoint.host, endpoint.port)
     except OSError as error:
         raise ConnectionClosed(f"cannot connect to {endpoint.url}: {error}") from error
     if not endpoint.tls:

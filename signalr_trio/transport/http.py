@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from email.utils import formatdate
 from functools import partial
 from http import HTTPStatus
-from typing import NoReturn
+from typing import Any, NoReturn
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import attrs
@@ -21,6 +21,7 @@ import trio
 
 from signalr_trio.errors import ConnectionClosed, ProtocolError
 from signalr_trio.transport.endpoint import connect, parse_url, without_token
+from signalr_trio.transport.network import TCP, Network
 from signalr_trio.transport.stream import BufferedStream, Flusher
 from signalr_trio.transport.websocket import (
     MAX_MESSAGE_SIZE,
@@ -133,7 +134,7 @@ Handler = Callable[[Request], Awaitable[Response | None]]
 
 
 async def serve_listeners(
-    handler: Handler, listeners: Sequence[trio.SocketListener], *, flusher: Flusher
+    handler: Handler, listeners: Sequence[trio.abc.Listener[Any]], *, flusher: Flusher
 ) -> NoReturn:
     """Serve the connections that ``listeners`` accept, until cancelled."""
     serve = partial(serve_http, handler=handler, flusher=flusher)
@@ -345,6 +346,7 @@ async def http_request(
     headers: Headers = (),
     body: bytes = b"",
     timeout: float = 15.0,
+    network: Network = TCP,
     ssl_context: ssl.SSLContext | None = None,
 ) -> Response:
     """One request on a connection of its own. Redirects are not followed.
@@ -356,7 +358,7 @@ async def http_request(
     """
     endpoint = parse_url(url)
     with trio.move_on_after(timeout):
-        stream = await connect(endpoint, ssl_context)
+        stream = await connect(endpoint, network, ssl_context)
         try:
             connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
             head = h11.Request(

@@ -40,6 +40,7 @@ from signalr_trio.transport.frames import (
     Passed,
     encode_frame,
 )
+from signalr_trio.transport.network import TCP, Network
 from signalr_trio.transport.stream import BufferedStream, Flusher
 
 __all__ = [
@@ -526,6 +527,7 @@ async def connect_websocket(
     headers: Headers = (),
     connect_timeout: float = 15.0,
     max_message_size: int | None = MAX_MESSAGE_SIZE,
+    network: Network = TCP,
     ssl_context: ssl.SSLContext | None = None,
 ) -> AsyncGenerator[WebSocket, None]:
     """Connect to a ws, wss, http or https URL. Leaving the block closes the WebSocket with 1000.
@@ -560,7 +562,7 @@ async def connect_websocket(
 
     try:
         with trio.move_on_after(connect_timeout) as connecting:
-            stream = BufferedStream(await connect(endpoint, ssl_context), flusher)
+            stream = BufferedStream(await connect(endpoint, network, ssl_context), flusher)
             wire = _Wire(stream, None)
             async with _running(wire, upgrade, failed, max_message_size) as websocket:
                 connecting.deadline = math.inf

@@ -1,0 +1,41 @@
+"""How connections are made and accepted: TCP, or whatever a caller has in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, Protocol
+
+import trio
+
+__all__ = ["TCP", "Network"]
+
+
+class Network(Protocol):
+    """Makes byte streams. Another one than ``TCP`` serves a proxy, Unix sockets, or a simulation."""
+
+    async def connect(self, host: str, port: int) -> trio.abc.Stream:
+        """Raises OSError where nobody answers."""
+        ...
+
+    async def listen(
+        self, host: str | None, port: int
+    ) -> tuple[Sequence[trio.abc.Listener[Any]], int]:
+        """Listeners, and the port, which is of use when 0 was asked for.
+
+        Raises OSError if it cannot be had.
+        """
+        ...
+
+
+class _Tcp:
+    async def connect(self, host: str, port: int) -> trio.abc.Stream:
+        return await trio.open_tcp_stream(host, port)
+
+    async def listen(
+        self, host: str | None, port: int
+    ) -> tuple[Sequence[trio.abc.Listener[Any]], int]:
+        listeners = await trio.open_tcp_listeners(port, host=host)
+        return listeners, listeners[0].socket.getsockname()[1]
+
+
+TCP: Final[Network] = _Tcp()

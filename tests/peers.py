@@ -49,9 +49,7 @@ class DotnetPeer:
         """Wait for the ``count``-th event of that kind, from the start on, with these fields."""
         with trio.fail_after(PATIENCE):
             while True:
-                wanted = [
-                    event for event in self.events if {**event, **fields, "ev": ev} == event
-                ]
+                wanted = [event for event in self.events if {**event, **fields, "ev": ev} == event]
                 if len(wanted) >= count:
                     return wanted[count - 1]
                 await self._arrived.wait()

@@ -17,7 +17,7 @@ __all__ = ["MemoryLink", "memory_link_pair"]
 class MemoryLink:
     """One end; what it sends waits in the other end's ``_inbox``."""
 
-    def __init__(self, agreement: Agreement) -> None:
+    def __init__(self, agreement: Agreement | None) -> None:
         self.agreement = agreement
         self._inbox: deque[ServiceMessage] = deque()
         self._inbox_size = 0
@@ -64,7 +64,7 @@ class MemoryLink:
         await trio.lowlevel.checkpoint_if_cancelled()
 
 
-def memory_link_pair(agreement: Agreement) -> tuple[MemoryLink, MemoryLink]:
+def memory_link_pair(agreement: Agreement | None) -> tuple[MemoryLink, MemoryLink]:
     """Two ends of one link."""
     one, other = MemoryLink(agreement), MemoryLink(agreement)
     one._peer, other._peer = other, one  # pyright: ignore[reportPrivateUsage]

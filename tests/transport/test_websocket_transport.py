@@ -21,6 +21,7 @@ from signalr_trio.errors import ConfigurationError, ConnectionClosed
 from signalr_trio.transport.endpoint import connect, parse_url, without_token
 from signalr_trio.transport.frames import BINARY, TEXT, encode_frame
 from signalr_trio.transport.http import Request, Response, http_request, serve_listeners
+from signalr_trio.transport.network import TCP
 from signalr_trio.transport.stream import BufferedStream, Flusher
 from signalr_trio.transport.websocket import (
     UpgradeRefused,
@@ -639,7 +640,7 @@ async def test_frames_right_behind_the_upgrade(flusher: Flusher) -> None:
     """The answer and the first frames come in one read, on both sides."""
     async with server(flusher) as url:
         endpoint = parse_url(url)
-        stream = await connect(endpoint)
+        stream = await connect(endpoint, TCP)
         request = (
             f"GET {endpoint.target} HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\n"
             f"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n\r\n"

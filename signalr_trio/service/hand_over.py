@@ -98,7 +98,8 @@ class HandOver:
         finally:
             self._expect(None)
             self._slot.give_back()
-            session.hand_over = None
+            if session.hand_over is self:
+                session.hand_over = None
             if self._phase is _Phase.WAITING_FOR_CALLS:
                 session.stays()
             session.drop_hold_if_orphaned()
@@ -194,6 +195,7 @@ class HandOver:
         """The client is with its new server: what was held goes there, in this very step."""
         self._move_on(_Phase.OVER)
         session = self._session
+        session.hand_over = None
         session.attached()
         if session.gone and session.connection is not None:
             session.connection.close(session)
@@ -278,7 +280,7 @@ class HandOver:
     def _leave_behind(self) -> None:
         """From now on the client is with no server, and all that it sends is held."""
         session = self._session
-        session.begin_hold().passing = False
+        session.hold_all()
         if session.connection is not None:
             session.connection.detach(session)
         self._move_on(_Phase.LEFT)

@@ -18,7 +18,7 @@ from signalr_trio.protocol.encodings import hub_protocol
 from signalr_trio.protocol.framing import Splitter
 from signalr_trio.protocol.handshake import HandshakeRequest, HandshakeResponse
 from signalr_trio.protocol.hub_protocol import HubProtocol, Peek
-from signalr_trio.protocol.messages import Close, Ping
+from signalr_trio.protocol.messages import Close, MessageType, Ping
 from signalr_trio.protocol.service_messages import ConnectionData, DataMessageType
 from signalr_trio.service.hand_over import HandOver, Slot
 from signalr_trio.service.hold import Hold
@@ -34,6 +34,7 @@ __all__ = ["ClientSession"]
 
 log = logging.getLogger("signalr_trio.service")
 
+_KNOWN_TYPES = frozenset(MessageType)
 _LARGEST_VERSION = 2
 _NOT_A_HANDSHAKE = "An unexpected error occurred during connection handshake."
 _TIMED_OUT = "Handshake was canceled."
@@ -193,6 +194,10 @@ class ClientSession:
 
     def _pass_on_or_hold(self, message: bytes) -> None:
         peek = self.protocol.peek(message)
+        if peek.type not in _KNOWN_TYPES:
+            # A .NET server would not read on behind it; ours skips it just the same.
+            log.debug("client %s: message type %d is unknown", self.id, peek.type)
+            return
         if self._hold is not None and not self._hold.passes(peek):
             self._hold.put(message, peek, trio.current_time())
             self.service.held_size += len(message)
@@ -386,6 +391,12 @@ class ClientSession:
                 self.service.give_back(len(frame))
                 self._forward(frame)
         return self._hold
+
+    def hold_all(self) -> None:
+        """From now on everything is held: the client is with no server that could take it."""
+        if self._hold is None:
+            self._hold = Hold()
+        self._hold.passing = False
 
     def end_hold(self) -> None:
         """Forwards what is held, in order, and goes on without a hold: one step."""

@@ -289,6 +289,27 @@ async def test_a_cancelled_invoke_leaves_nothing_behind():
         assert got == ["next"]
 
 
+async def test_invoke_waits_while_the_socket_is_slow():
+    async with running() as one:
+        one.transport.buffered = 1_000_000
+        async with asking(one.session.invoke, "A", []) as got:
+            one.transport.serve(Completion("1", 1))
+            await wait_all_tasks_blocked()
+            assert got == []
+            one.transport.room.set()
+        assert got == [1]
+
+
+async def test_uploads_wait_while_the_socket_is_slow():
+    async with running() as one:
+        one.transport.buffered = 1_000_000
+        async with asking(one.session.send, "A", [numbers(3)]) as got:
+            assert len(one.transport.sent_of(StreamItem)) == 1
+            one.transport.room.set()
+        assert got == [None]
+        assert len(one.transport.sent_of(StreamItem)) == 3
+
+
 async def test_send_waits_while_the_socket_is_slow():
     async with running() as one:
         one.transport.buffered = 1_000_000
@@ -437,6 +458,8 @@ async def test_the_end_of_a_call_ends_its_uploads():
         never, receive = trio.open_memory_channel(0)
         async with asking(one.session.invoke, "First", [receive]) as got:
             one.transport.serve(Completion("1", "enough"))
+        with pytest.raises(trio.BrokenResourceError):
+            await never.send("more")
         await never.aclose()
         assert got == ["enough"]
         assert one.transport.sent[-1] == Completion("2", error="Stream canceled by client.")
@@ -601,7 +624,10 @@ async def test_client_results(handlers, completion):
 )
 async def test_close_by_the_server(close, text, allow_reconnect):
     async with running() as one, asking(one.session.invoke, "A", []) as got:
-        one.transport.serve(close, Completion("1", "too late"))
+        late = []
+        one.on("late", lambda: late.append(1))
+        one.transport.serve(close, Completion("1", "too late"), Invocation("late", []))
+    assert late == []
     assert one.end.allow_reconnect is allow_reconnect
     assert (one.end.error and str(one.end.error)) == text
     assert isinstance(got[0], ConnectionClosed)

@@ -107,15 +107,16 @@ def _split(text: str) -> dict[str, str]:
 
 
 def _http_url(name: str, url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigurationError(
-            f"connection string: {name} must be http://host or https://host, not {url!r}"
-        )
+    # The value stays out of the message: where a semicolon is missing it holds the key as well.
     try:
+        parts = urlsplit(url)
         _ = parts.port
     except ValueError:
-        raise ConfigurationError(f"connection string: {name} has a bad port: {url!r}") from None
+        raise ConfigurationError(f"connection string: {name} has a bad host or port") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigurationError(
+            f"connection string: {name} must be http://host[:port] or https://host[:port]"
+        )
     return url.rstrip("/")
 
 

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import attrs
 import cattrs
+from cattrs.cols import list_structure_factory
 
 from signalr_trio.errors import ConfigurationError
 from signalr_trio.hub import Hub
@@ -143,24 +144,28 @@ def _method(
     required = 0
     for parameter in list(inspect.signature(function).parameters.values())[1:]:
         kind = hints.get(parameter.name, Any)
+        name = f"{where}, parameter {parameter.name}"
         if parameter.kind is parameter.VAR_POSITIONAL:
-            rest = _structure(kind, converter)
+            rest = _structure(kind, converter, name)
         elif parameter.kind in (parameter.KEYWORD_ONLY, parameter.VAR_KEYWORD):
             if parameter.default is parameter.empty and parameter.kind is parameter.KEYWORD_ONLY:
                 raise ConfigurationError(f"{where}: clients cannot give {parameter.name} by name")
-        elif typing.get_origin(kind) in _UPLOADS:
-            (item, *_) = typing.get_args(kind)
-            parameters.append(UploadParameter(_structure(item, converter)))
+        elif kind in _UPLOADS or typing.get_origin(kind) in _UPLOADS:
+            item, *_ = typing.get_args(kind) or (Any,)
+            parameters.append(UploadParameter(_structure(item, converter, name)))
         else:
-            parameters.append(_structure(kind, converter))
+            parameters.append(_structure(kind, converter, name))
             required += parameter.default is parameter.empty
     return HubMethod(function, streams, tuple(parameters), required, rest)
 
 
-def _structure(kind: Any, converter: cattrs.Converter) -> Callable[[Any], Any]:
+def _structure(kind: Any, converter: cattrs.Converter, name: str) -> Callable[[Any], Any]:
     if kind is Any or kind is object:
         return _as_it_is
-    hook = converter.get_structure_hook(kind)
+    try:
+        hook = converter.get_structure_hook(kind)
+    except Exception as error:
+        raise ConfigurationError(f"{name}: no value can be made for its type: {error}") from error
     return lambda value: hook(value, kind)
 
 
@@ -178,7 +183,24 @@ def make_converter() -> cattrs.Converter:
     converter.register_structure_hook(bytes, _bytes)
     converter.register_structure_hook(datetime.datetime, _datetime)
     converter.register_structure_hook_func(_is_enum, _enum)
+    converter.register_structure_hook_factory(_is_list, _list)
     return converter
+
+
+def _is_list(kind: Any) -> bool:
+    return kind is list or typing.get_origin(kind) is list
+
+
+def _list(kind: Any, converter: cattrs.Converter) -> Callable[[Any, Any], Any]:
+    """A text is no list of its characters, nor a map one of its keys."""
+    structure = list_structure_factory(kind, converter)
+
+    def check(value: Any, _: Any) -> Any:
+        if not isinstance(value, list):
+            raise _wrong(value, "an array")
+        return structure(value, kind)
+
+    return check
 
 
 def _is_enum(kind: Any) -> bool:

@@ -24,6 +24,7 @@ from signalr_trio.protocol.messages import (
     StreamInvocation,
     StreamItem,
 )
+from signalr_trio.server.application import split_errors
 from signalr_trio.server.binding import BindingError, HubMethod, wire_name
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ __all__ = ["IN_CALL", "Calls"]
 
 log = logging.getLogger("signalr_trio.server")
 
-#: Whether the current task is inside a hub method or a shutdown hook.
+#: Whether the current task is inside a method of a hub, or a shutdown hook.
 IN_CALL: ContextVar[bool] = ContextVar("signalr_trio_in_call", default=False)
 
 _TIME_IS_UP = "The hub server is shutting down and this call did not end in time."
@@ -51,6 +52,9 @@ class Upload(AsyncIterator[Any]):
         self._news = trio.lowlevel.ParkingLot()
 
     def put(self, item: Any, size: int) -> None:
+        if self._ended:
+            self._taken(size)
+            return
         self._items.append((item, size))
         self._news.unpark_all()
 
@@ -139,51 +143,53 @@ class Calls:
     async def _work(self) -> None:
         """Takes up calls in order; as many of these run as plain invocations may."""
         while True:
-            while not self._waiting:
-                if self._over:
-                    return
-                await self._news.park()
-            call = self._waiting.popleft()
-            self._shrink(call.size)
-            if not call.is_free:
+            self._start_free_calls()
+            if self._waiting:
+                call = self._next()
+                self._start_free_calls()
                 await self._invoke(call)
-            elif self._nursery is not None:
-                self._nursery.start_soon(self._run_free, call)
+            elif self._over:
+                return
+            else:
+                await self._news.park()
+
+    def _next(self) -> Call:
+        call = self._waiting.popleft()
+        self._shrink(call.size)
+        return call
+
+    def _start_free_calls(self) -> None:
+        """What has come to the head of the line and need not wait for a place."""
+        while self._nursery is not None and self._waiting and self._waiting[0].is_free:
+            self._nursery.start_soon(self._run_free, self._next())
 
     async def _run_free(self, call: Call) -> None:
+        IN_CALL.set(True)
         await (self._stream(call) if call.method.streams else self._invoke(call))
 
     async def _invoke(self, call: Call) -> None:
-        IN_CALL.set(True)
-        hub = self._client.hub.make(self._client)
         try:
+            hub = self._client.hub.make(self._client)
             result = await call.method.function(hub, *call.arguments)
-        except Exception as error:
+            if call.invocation_id:
+                self._client.send(Completion(call.invocation_id, result))
+        except BaseException as raised:
             text = f"An unexpected error occurred invoking '{call.target}' on the server."
-            self._fail(call, self._error_text(call, text, error))
-        except BaseException:
-            self._fail(call, _TIME_IS_UP)
-            raise
-        else:
-            self._complete(call, result)
+            self._raised(call, text, raised)
         finally:
             self._forget(call)
 
     async def _stream(self, call: Call) -> None:
-        IN_CALL.set(True)
-        hub = self._client.hub.make(self._client)
         try:
+            hub = self._client.hub.make(self._client)
             with call.scope:
                 async with aclosing(call.method.function(hub, *call.arguments)) as items:
                     async for item in items:
                         self._client.send(StreamItem(call.invocation_id or "", item))
                         await self._client.writable()
-        except Exception as error:
+        except BaseException as raised:
             text = "An error occurred on the server while streaming results."
-            self._fail(call, self._error_text(call, text, error))
-        except BaseException:
-            self._fail(call, _TIME_IS_UP)
-            raise
+            self._raised(call, text, raised)
         else:
             if call.cut is not None:
                 self._fail(call, call.cut)
@@ -197,6 +203,8 @@ class Calls:
     def arrived(self, message: Invocation | StreamInvocation, size: int) -> None:
         """Binds an invocation and puts it in line; a call that cannot be is answered at once."""
         if self._over:
+            if message.invocation_id:
+                self._client.send(Completion(message.invocation_id, error=_TIME_IS_UP))
             return
         try:
             call = self._bind(message, size)
@@ -328,6 +336,15 @@ class Calls:
         self.waiting_size -= size
         self._client.inbox_changed()
 
+    def _raised(self, call: Call, text: str, raised: BaseException) -> None:
+        """Completes a call that raised, and raises what is more than an error of its own."""
+        error, rest = split_errors(raised)
+        if error is not None:
+            text = self._error_text(call, text, error)
+        self._fail(call, text if rest is None else _TIME_IS_UP)
+        if rest is not None:
+            raise rest from None
+
     def _error_text(self, call: Call, text: str, error: Exception) -> str:
         if not isinstance(error, HubError):
             log.error(
@@ -338,15 +355,6 @@ class Calls:
                 extra={"connection_id": self._client.id, "hub_method": call.target},
             )
         return self._client.hub.error_text(text, error)
-
-    def _complete(self, call: Call, result: Any) -> None:
-        if not call.invocation_id:
-            return
-        try:
-            self._client.send(Completion(call.invocation_id, result))
-        except (TypeError, ValueError) as error:
-            text = f"An unexpected error occurred invoking '{call.target}' on the server."
-            self._fail(call, self._error_text(call, text, error))
 
     def _fail(self, call: Call, text: str) -> None:
         if call.invocation_id:

@@ -48,7 +48,8 @@ from signalr_trio.protocol.service_messages import (
     OpenConnection,
     header,
 )
-from signalr_trio.server.calls import Calls
+from signalr_trio.server.application import split_errors
+from signalr_trio.server.calls import IN_CALL, Calls
 from signalr_trio.server.identity import user_claims
 from signalr_trio.tokens import user_id_of
 
@@ -123,6 +124,7 @@ class ClientConnection:
 
     async def run(self) -> None:
         """Serves the client to its end. Cancelled, it still ends in order."""
+        IN_CALL.set(True)
         connected = False
         try:
             if await self._shake_hands() and await self._connect():
@@ -158,6 +160,11 @@ class ClientConnection:
             return "An unexpected error occurred during connection handshake."
         if self.protocol is None:
             return f"The protocol '{request.protocol}' is not supported."
+        if request.version > self.protocol.version:
+            return (
+                f"The server does not support version {request.version} of the "
+                f"'{request.protocol}' protocol."
+            )
         return None
 
     def _respond(self, error: str | None) -> None:
@@ -172,13 +179,17 @@ class ClientConnection:
             features.set(self._arrival)
         try:
             await self.hub.make(self).on_connected()
-        except Exception as error:
-            log.exception("%r: on_connected failed", self, extra={"connection_id": self.id})
-            self._close_with(self.hub.error_text(_ERROR, error), End.ABORTED)
+        except BaseException as raised:
+            error, rest = split_errors(raised)
+            if error is not None:
+                self._log_failure("on_connected", error)
+            if rest is not None:
+                self.drop_reason = "on_connected did not end in time"
+                self._close_with(_STOPPED, End.DROPPED, allow_reconnect=True)
+                raise rest from None
+            if error is not None:
+                self._close_with(self.hub.error_text(_ERROR, error), End.ABORTED)
             return False
-        except trio.Cancelled:
-            self._close_with(_STOPPED, End.DROPPED, allow_reconnect=True)
-            raise
         finally:
             features.remove(ConnectionMigrationFeature)
         if self._arrival is not None and self.connection.agreed:
@@ -192,10 +203,17 @@ class ClientConnection:
         error = self._error
         try:
             await self.hub.make(self).on_disconnected(error)
-        except Exception:
-            log.exception("%r: on_disconnected failed", self, extra={"connection_id": self.id})
+        except BaseException as raised:
+            failure, rest = split_errors(raised)
+            if failure is not None:
+                self._log_failure("on_disconnected", failure)
+            if rest is not None:
+                raise rest from None
         finally:
             features.remove(ConnectionMigrationFeature)
+
+    def _log_failure(self, method: str, error: Exception) -> None:
+        log.error("%r: %s failed", self, method, exc_info=error, extra={"connection_id": self.id})
 
     def _say_goodbye(self) -> None:
         """Tells the service, last of all, unless it knows."""
@@ -252,6 +270,7 @@ class ClientConnection:
             self.end_input()
             self._calls.input_lost(_GONE)
             self.end = End.LEFT
+            self.context.aborted.set()
             self._send_close(None, allow_reconnect=False)
 
     def inbox_changed(self) -> None:
@@ -361,7 +380,9 @@ class ClientConnection:
         self.connection.send(ConnectionData(self.id, payload, DataMessageType.INVOCATION))
 
     def ping(self) -> None:
-        if self.protocol is not None and self._withheld is None and self.end is None:
+        if not self._answered or self._withheld is not None or self.end is not None:
+            return
+        if self.protocol is not None:
             payload = self.protocol.write(Ping())
             self.connection.send(ConnectionData(self.id, payload, DataMessageType.OTHER))
 

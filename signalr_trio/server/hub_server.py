@@ -14,6 +14,7 @@ import trio
 
 from signalr_trio.errors import ConfigurationError, ShutdownError
 from signalr_trio.hub import Hub, HubContext
+from signalr_trio.protocol.service_messages import FIN_OFF
 from signalr_trio.server.calls import IN_CALL
 from signalr_trio.server.client_connection import ClientConnection
 from signalr_trio.server.options import GracefulShutdown, HubOptions, ShutdownMode
@@ -189,8 +190,7 @@ class HubServer:
                 self._start_clients_in(clients)
                 clients.start_soon(self._keep_clients_alive)
                 try:
-                    for connection in self._connections:
-                        await connection.first_try.wait()
+                    await self._try_connections()
                     task_status.started()
                     await self._asked.wait()
                     self._stages = Stages(self, self.shutdown_options)
@@ -203,6 +203,19 @@ class HubServer:
         finally:
             await self._flush()
 
+    async def _try_connections(self) -> None:
+        """Until each server connection is up or could not be made, or the shutdown is asked for."""
+        async with trio.open_nursery() as nursery:
+
+            async def stop_when_asked() -> None:
+                await self._asked.wait()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(stop_when_asked)
+            for connection in self._connections:
+                await connection.first_try.wait()
+            nursery.cancel_scope.cancel()
+
     def _begin_stop(self) -> None:
         """Stage 4 begins: clients have until its limit to end in order."""
         self.draining = True
@@ -213,6 +226,8 @@ class HubServer:
         deadline = self._stages.begin_stop()
         for client in self._unfinished:
             client.stop(deadline)
+        for connection in self._connections:
+            connection.stop(FIN_OFF)
 
     async def _flush(self) -> None:
         """What is in line goes out, and the server connections are closed."""
@@ -226,6 +241,8 @@ class HubServer:
         migrates = self.shutdown_options.mode is ShutdownMode.MIGRATE_CLIENTS
 
         def start(hub: ServedHub, target: str | None = None) -> None:
+            if self.draining:
+                return
             cid = str(self._new_uuid())
             connection = ServiceConnection(
                 hub, connector, cid=cid, migrates=migrates, chance=self.chance, target=target

@@ -122,7 +122,8 @@ class ServiceConnection:
             await link.drained(self.hub.options.link_high_water)
 
     async def aclose(self, *, timeout: float) -> None:
-        """Sends what is in line and closes, within ``timeout``."""
+        """Sends what is in line and closes, within ``timeout``; it is not made again."""
+        self._offline = True
         if self._link is not None:
             await self._link.aclose(timeout=timeout)
 
@@ -143,6 +144,8 @@ class ServiceConnection:
                 if self.target is not None:
                     break
                 delay = 0.0 if was_up else min(max(delay * 2, 1.0), _LONGEST_DELAY)
+        if self.target is not None:
+            self.hub.connections.remove(self)
         self.first_try.set()
         self._finack.set()
 
@@ -167,7 +170,9 @@ class ServiceConnection:
                 try:
                     await self._receive(link)
                 except (ConnectionClosed, ProtocolError) as end:
-                    log.log(logging.INFO if self._offline else logging.WARNING, "%r: %s", self, end)
+                    log.log(
+                        logging.DEBUG if self._offline else logging.WARNING, "%r: %s", self, end
+                    )
                 nursery.cancel_scope.cancel()
             return self._shaken
         finally:
@@ -218,15 +223,25 @@ class ServiceConnection:
 
     async def go_offline(self, fin: str) -> None:
         """Sends FIN until FINACK has come, or the connection is lost; makes it never again."""
-        self._offline = True
-        if self._link is None:
-            self._attempt.cancel()
+        if not self._take_offline():
             return
         self._finack = trio.Event()
         while not self._finack.is_set():
             self.send(Ping.of(SHUTDOWN, fin))
             with trio.move_on_after(_FIN_AGAIN):
                 await self._finack.wait()
+
+    def stop(self, fin: str) -> None:
+        """As ``go_offline``, but does not wait; does nothing if that was begun before."""
+        if not self._offline and self._take_offline():
+            self.send(Ping.of(SHUTDOWN, fin))
+
+    def _take_offline(self) -> bool:
+        """It is not made again; whether there is a connection to say so on."""
+        self._offline = True
+        if self._link is None:
+            self._attempt.cancel()
+        return self._link is not None
 
     # -- in ---------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ import trio
 
 from signalr_trio.hub import HubContext
 from signalr_trio.protocol.service_messages import FIN_MIGRATE, FIN_OFF, FIN_WAIT, SHUTDOWN, Ping
+from signalr_trio.server.application import split_errors
 from signalr_trio.server.calls import IN_CALL
 from signalr_trio.server.client_connection import ClientConnection, End
 from signalr_trio.server.options import GracefulShutdown, ShutdownMode
@@ -171,9 +172,13 @@ class Stages:
         for hook in self._server.hooks_of(hub):
             try:
                 await hook(hub.context)
-            except Exception:
-                name = getattr(hook, "__qualname__", repr(hook))
-                log.exception("shutdown hook %s of hub %s failed", name, hub.name)
+            except BaseException as raised:
+                error, rest = split_errors(raised)
+                if error is not None:
+                    name = getattr(hook, "__qualname__", repr(hook))
+                    log.error("shutdown hook %s of hub %s failed", name, hub.name, exc_info=error)
+                if rest is not None:
+                    raise rest from None
 
     async def _let_clients_go(self) -> None:
         self._server.refuse_clients()

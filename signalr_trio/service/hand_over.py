@@ -167,12 +167,13 @@ class HandOver:
     async def _enter_target(self) -> None:
         session = self._session
         while self._phase is _Phase.LEFT:
+            # On its way, the client would count against the very server that is expected.
+            self._expect(None)
             target = await self._find_target()
             if target is None:
                 log.warning("client %s: no server takes over from %s", session.id, self._from)
                 session.close(_NO_TARGET)
                 return
-            self._expect(None)
             answers = target.server.releases
             if answers:
                 self._move_on(_Phase.WAITING_FOR_ANSWER)
@@ -269,8 +270,11 @@ class HandOver:
         except ProtocolError as fault:
             error = str(fault)
         if error:
-            self._session.close(error)
             self._move_on(_Phase.OVER)
+            session = self._session
+            if session.connection is not None:
+                session.connection.close(session)
+            session.close(error)
         else:
             self._attach()
         return True

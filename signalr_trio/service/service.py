@@ -113,6 +113,8 @@ class Service:
                 session.tick(now)
             for token in [key for key, one in self._negotiated.items() if one.expires <= now]:
                 del self._negotiated[token]
+            # Time alone makes a late comer a target (``_is_same``).
+            self.changed.unpark_all()
 
     # -- clients ----------------------------------------------------------------------------
 

@@ -8,6 +8,8 @@ message that came in is dealt with, wherever it goes, before anything else happe
 from __future__ import annotations
 
 import logging
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import trio
@@ -213,21 +215,27 @@ class ClientSession:
 
     async def _may_read(self) -> None:
         """Waits while what the client sends would pile up: TCP then pushes back."""
-        options = self.service.options
-        connection = self.connection
-        if connection is not None and connection.link.buffered > options.link_high_water:
-            await connection.link.drained(options.link_high_water)
-            self._heard_at = trio.current_time()
+        connection, high_water = self.connection, self.service.options.link_high_water
+        if connection is not None and connection.link.buffered > high_water:
+            with self._unread():
+                await connection.link.drained(high_water)
         while self._hold is not None and self._is_full(self._hold):
             if self._hold.full_since is None:
                 self._hold.full_since = trio.current_time()
-            self._stalled = True
-            try:
+            with self._unread():
                 await self._resumed.park()
-            finally:
-                # The client's time-out stands still while it is not read.
-                self._stalled = False
-                self._heard_at = trio.current_time()
+        if self._hold is not None:
+            self._hold.full_since = None
+
+    @contextmanager
+    def _unread(self) -> Generator[None]:
+        """The client's time-out stands still while it is not read."""
+        self._stalled = True
+        try:
+            yield
+        finally:
+            self._stalled = False
+            self._heard_at = trio.current_time()
 
     def _is_full(self, hold: Hold) -> bool:
         options = self.service.options
@@ -289,6 +297,9 @@ class ClientSession:
         """The first that comes is the handshake response; then what was sent meanwhile."""
         self.answered = True
         self._send(message.payload)
+        if _is_refusal(message):
+            self._close_passed = True
+            self._early.clear()
         for payload in self._early:
             self._send(payload)
         self._early.clear()
@@ -443,6 +454,16 @@ class ClientSession:
         """A hand-over did not begin after all."""
         if not self._paused and not self.gone:
             self.end_hold()
+
+
+def _is_refusal(message: ConnectionData) -> bool:
+    """Whether a handshake response is an error, behind which nothing may follow."""
+    if message.data_type != DataMessageType.HANDSHAKE:
+        return False
+    try:
+        return handshake.parse_response(message.payload).error is not None
+    except ProtocolError:
+        return False
 
 
 def _unsupported(request: HandshakeRequest, *, known: bool) -> str:

@@ -1,0 +1,108 @@
+// The official JavaScript client at the other end of a pipe.
+//
+// One JSON object a line, in both directions. A request {id, op, connection, ...} is answered by
+// {id, result} or {id, error}; what happens by itself is told as {connection, event, ...}, in the
+// order in which it happened. What JSON does not have is written as {"$bytes": base64},
+// {"$bigint": digits} and {"$date": ISO 8601}; {"$upload": name} is a Subject.
+
+import { createInterface } from "node:readline";
+import { HubConnectionBuilder, HttpTransportType, LogLevel, Subject } from "@microsoft/signalr";
+import { MessagePackHubProtocol } from "@microsoft/signalr-protocol-msgpack";
+
+const connections = new Map();
+const uploads = new Map();
+const subscriptions = new Map();
+
+function encode(value) {
+  if (value instanceof Uint8Array) return { $bytes: Buffer.from(value).toString("base64") };
+  if (typeof value === "bigint") return { $bigint: value.toString() };
+  if (value instanceof Date) return { $date: value.toISOString() };
+  if (Array.isArray(value)) return value.map(encode);
+  if (value !== null && typeof value === "object") return mapValues(value, encode);
+  return value;
+}
+
+function decode(value) {
+  if (Array.isArray(value)) return value.map(decode);
+  if (value === null || typeof value !== "object") return value;
+  if ("$bytes" in value) return new Uint8Array(Buffer.from(value.$bytes, "base64"));
+  if ("$bigint" in value) return BigInt(value.$bigint);
+  if ("$date" in value) return new Date(value.$date);
+  if ("$upload" in value) return subject(value.$upload);
+  return mapValues(value, decode);
+}
+
+function mapValues(object, change) {
+  return Object.fromEntries(Object.entries(object).map(([key, value]) => [key, change(value)]));
+}
+
+function write(message) {
+  process.stdout.write(JSON.stringify(encode(message)) + "\n");
+}
+
+function build(name, { url, protocol, token, targets, reconnect }) {
+  const builder = new HubConnectionBuilder()
+    .withUrl(url, {
+      transport: HttpTransportType.WebSockets,
+      accessTokenFactory: token === undefined ? undefined : () => token,
+    })
+    .configureLogging(LogLevel.None);
+  if (protocol === "messagepack") builder.withHubProtocol(new MessagePackHubProtocol());
+  if (reconnect) builder.withAutomaticReconnect(reconnect);
+  const connection = builder.build();
+  const tell = (event, error) => write({ connection: name, event, error: error?.message ?? null });
+  connection.onclose((error) => tell("close", error));
+  connection.onreconnecting((error) => tell("reconnecting", error));
+  connection.onreconnected(() => tell("reconnected"));
+  for (const target of targets) {
+    connection.on(target, (...args) => write({ connection: name, event: "send", target, args }));
+  }
+  return connection;
+}
+
+function subject(name) {
+  if (!uploads.has(name)) uploads.set(name, new Subject());
+  return uploads.get(name);
+}
+
+const operations = {
+  async start(request) {
+    const connection = build(request.connection, request);
+    connections.set(request.connection, connection);
+    await connection.start();
+    return connection.connectionId;
+  },
+  stop: ({ connection }) => connections.get(connection).stop(),
+  state: ({ connection }) => connections.get(connection).state,
+  invoke: ({ connection, target, args }) => connections.get(connection).invoke(target, ...args),
+  send: ({ connection, target, args }) => connections.get(connection).send(target, ...args),
+  stream({ connection, target, args, stream }) {
+    const result = connections.get(connection).stream(target, ...args);
+    const tell = (event, more) => write({ connection, stream, event, ...more });
+    const subscription = result.subscribe({
+      next: (item) => tell("item", { item }),
+      complete: () => tell("complete"),
+      error: (error) => tell("failed", { error: error.message }),
+    });
+    subscriptions.set(stream, subscription);
+  },
+  cancel: ({ stream }) => subscriptions.get(stream).dispose(),
+  item: ({ upload, item }) => subject(upload).next(item),
+  end({ upload, error }) {
+    if (error === undefined) subject(upload).complete();
+    else subject(upload).error(new Error(error));
+  },
+};
+
+async function answer(request) {
+  try {
+    write({ id: request.id, result: await operations[request.op](request) });
+  } catch (error) {
+    write({ id: request.id, error: error.message });
+  }
+}
+
+const lines = createInterface({ input: process.stdin });
+// Not awaited: requests are taken up in order, and a call that takes long holds up no other.
+lines.on("line", (line) => void answer(decode(JSON.parse(line))));
+lines.on("close", () => process.exit(0));

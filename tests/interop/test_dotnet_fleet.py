@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import trio
+from backend import Backend
 from node import Connection, Node
 from peers import DotnetPeer, needs_dotnet_peer
 
@@ -125,20 +126,40 @@ async def test_calls_in_progress(javascript: Node, start_dotnet: Start, protocol
         await old.event("disconnected", id=client.id, migrate_from="old", migrate_to="new")
 
 
+async def test_backlog_without_ids(javascript: Node, start_dotnet: Start) -> None:
+    """Nothing tells when messages without an id have been run, and the SDK throws away what it has
+    not: it is asked something of which the answer comes behind them."""
+    old = await start_dotnet("old")
+    client = await javascript.connect(f"{old.url}/test", on=["told"])
+    new = await start_dotnet("new")
+    await client.send("Slow", 2500)
+    # More than the SDK takes in while a method is busy.
+    for n in range(100):
+        await client.send("SendTo", "Caller", [], [], "told", [n, "x" * 2048])
+    await old.event("invoke_begin", method="Slow")
+    old.terminate()
+    await old.wait()
+    await new.event("connected", id=client.id, migrate_from="old", migrate_to="new")
+    assert [n for n, _ in await client.sends("told", 100)] == list(range(100))
+    assert client.lifecycle == []
+
+
 async def test_server_that_does_not_release_in_time(
-    javascript: Node, service: RunningService, start_dotnet: Start, protocol: str
+    javascript: Node, service: RunningService, start_dotnet: Start
 ) -> None:
     """It waits for its clients to leave, and closes without a word: the service has one."""
     wait = ("--shutdown-mode", "wait", "--shutdown-timeout", "3")
     old = await start_dotnet("old", *wait)
     new = await start_dotnet("new")
     # The service takes the server that came first; negotiate is served by the other one.
-    lasting = await javascript.connect(f"{new.url}/test", protocol=protocol, reconnect=[0])
+    lasting = await javascript.connect(f"{new.url}/test", reconnect=[0])
     assert (await lasting.invoke("WhoAmI"))["serverName"] == "old"
     await javascript.connect(f"{new.url}/test")
-    ending = await javascript.connect(f"{new.url}/test", protocol=protocol)
+    ending = await javascript.connect(f"{new.url}/test", protocol="messagepack")
     assert (await ending.invoke("WhoAmI"))["serverName"] == "old"
+    await javascript.connect(f"{new.url}/test")
 
+    # Each has two clients: the next one would be for the old server again.
     old.terminate()
     await _goes_offline(service, "old")
     assert (await lasting.invoke("WhoAmI"))["serverName"] == "old"
@@ -154,21 +175,31 @@ async def test_server_that_does_not_release_in_time(
 
 @pytest.mark.slow
 async def test_idle_connections_last(
-    javascript: Node, service: RunningService, start_dotnet: Start
+    javascript: Node,
+    service: RunningService,
+    start: Callable[..., Awaitable[Backend]],
+    start_dotnet: Start,
 ) -> None:
-    """The SDK and the client give up after 30 s of silence: there is none."""
-    server = await start_dotnet("one")
+    """The SDK, our server and the client give up when they hear nothing for 30 s (the SDK looks
+    every 5 s): they always hear something."""
+    python, dotnet = await start("python"), await start_dotnet("dotnet", hubs="chat")
+    urls = [python.url, f"{dotnet.url}/chat"]
     clients = [
-        await javascript.connect(f"{server.url}/test", protocol=protocol)
+        await javascript.connect(url, protocol=protocol, on=["told", "echo"])
+        for url in urls
         for protocol in ("json", "messagepack")
     ]
-    hub = service.service.hub("test")
-    connections = list(hub.connections)
-    await trio.sleep(36)
-    assert list(hub.connections) == connections
-    for client in clients:
-        assert await client.invoke("Echo", "still here") == "still here"
-        assert client.lifecycle == []
+    hubs = [service.service.hub(name) for name in ("test", "chat")]
+    before = [list(hub.connections) for hub in hubs]
+    await trio.sleep(40)
+    assert [list(hub.connections) for hub in hubs] == before
+    for client in clients[:2]:
+        await client.send("TellCaller", "still here")
+        assert await client.sends("told", 1) == [["still here"]]
+    for client in clients[2:]:
+        await client.send("Echo", "still", "here")
+        assert await client.sends("echo", 1) == [["still", "here (echo from server)"]]
+    assert all(client.lifecycle == [] for client in clients)
 
 
 async def _clients(

@@ -32,7 +32,7 @@ from signalr_trio.service.negotiation import connect_client, negotiate
 from signalr_trio.service.options import ServiceOptions
 from signalr_trio.service.service import Service
 from signalr_trio.transport.http import Handler, Request, Response, serve_listeners
-from signalr_trio.transport.network import TCP, Network
+from signalr_trio.transport.network import TCP, Network, listening
 from signalr_trio.transport.stream import Flusher
 
 __all__ = ["serve"]
@@ -70,13 +70,12 @@ async def serve(
     endpoint = None
     if server.connection_string is not None:
         endpoint = parse_connection_string(server.connection_string)
-    listeners: Sequence[trio.abc.Listener[Any]] = ()
-    bound: int | None = None
-    if port is not None:
-        listeners, bound = await network.listen(host, port)
-        log.info("listening on http://%s:%d", host, bound)
-    started = _Started(task_status, bound)
-    async with open_background() as background, _signals(server, enabled=signals):
+    async with (
+        _listening(network, host, port) as (listeners, bound),
+        open_background() as background,
+        _signals(server, enabled=signals),
+    ):
+        started = _Started(task_status, bound)
         flusher = Flusher()
         background.start_soon(flusher.run)
 
@@ -99,6 +98,18 @@ async def serve(
             listen(_EmbeddedDoor(server, service, identify).handle)
             link_to = _embedded_connector(server, service, background)
             return await server.run(link_to, connections=1, task_status=started)
+
+
+@asynccontextmanager
+async def _listening(
+    network: Network, host: str, port: int | None
+) -> AsyncGenerator[tuple[Sequence[trio.abc.Listener[Any]], int | None]]:
+    if port is None:
+        yield (), None
+        return
+    async with listening(network, host, port) as (listeners, bound):
+        log.info("listening on http://%s:%d", host, bound)
+        yield listeners, bound
 
 
 @attrs.frozen

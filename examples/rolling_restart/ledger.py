@@ -118,9 +118,10 @@ class Account:
         """An error came instead of an answer."""
         if self._lanes[lane].pending.pop(number, None) is None:
             self.counts.duplicated += 1
+            self._fault(f"{lane} {number}: answered again, with an error: {error}")
         else:
             self.counts.failed += 1
-        self._fault(f"{lane} {number}: failed: {error}")
+            self._fault(f"{lane} {number}: failed: {error}")
 
     def misplaced(self, what: str) -> None:
         """Parts of a stream or an upload are missing, or came in another order."""

@@ -15,7 +15,7 @@ from signalr_trio import ConnectionClosed, HubConnection, HubError
 from signalr_trio.protocol.hub_protocol import HubProtocol
 from signalr_trio.protocol.json import JsonProtocol
 from signalr_trio.protocol.messagepack import MessagePackProtocol
-from signalr_trio.protocol.messages import Completion, HubMessage, Invocation, StreamItem
+from signalr_trio.protocol.messages import Completion, HubMessage, Invocation
 
 __all__ = ["Load", "TalkingClient"]
 
@@ -75,25 +75,26 @@ class TalkingClient:
                 if self._stop.is_set() and not self._down.is_set():
                     self._leaving = True
                     return
+                # Here, not in _lost: errors that came before the loss have been entered by now.
                 await self._down.wait()
+                self._account.disconnected(trio.current_time())
                 await self._up.wait()
 
     # -- the connection ---------------------------------------------------------------------
 
     def _begin(self) -> None:
         self._account.connected(trio.current_time())
-        self._up, self._down = trio.Event(), trio.Event()
         self._talk = trio.CancelScope()
         self._window = trio.Semaphore(WINDOW)
 
     def _lost(self, error: Exception | None) -> None:
-        if self._leaving:
-            return
-        self._account.disconnected(trio.current_time())
-        self._down.set()
-        self._talk.cancel()
+        if not self._leaving:
+            self._up = trio.Event()
+            self._down.set()
+            self._talk.cancel()
 
     def _back(self, _: str | None) -> None:
+        self._down = trio.Event()
         self._up.set()
 
     def _watch(self, message: HubMessage) -> None:
@@ -105,13 +106,14 @@ class TalkingClient:
         answer: Any = None
         if isinstance(message, Completion):
             answer = message.result
-        elif isinstance(message, StreamItem):
-            answer = message.item
         elif isinstance(message, Invocation) and message.target == "noted":
             answer = message.arguments[0]
         if isinstance(answer, list):
-            lane, number, server, before = cast("list[Any]", answer)[:4]
-            self._account.answered(lane, number, server, before, trio.current_time())
+            self._enter(cast("list[Any]", answer))
+
+    def _enter(self, answer: list[Any]) -> None:
+        lane, number, server, before = answer[:4]
+        self._account.answered(lane, number, server, before, trio.current_time())
 
     # -- what it says -----------------------------------------------------------------------
 
@@ -181,8 +183,11 @@ class TalkingClient:
         except HubError as error:
             self._account.failed("stream", number, str(error))
         else:
-            if received[:-1] != list(range(ITEMS)):
-                self._account.misplaced(f"stream {number}: its items were {received[:-1]}")
+            # Not when that item comes: the stream may still end with an error.
+            if received[:-1] == list(range(ITEMS)):
+                self._enter(received[-1])
+            else:
+                self._account.misplaced(f"stream {number}: its items were {received}")
 
     async def _upload_on_and_on(self) -> None:
         for number in itertools.count(1):

@@ -133,9 +133,13 @@ class Calls:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                for _ in range(self._client.hub.options.max_parallel_invocations - 1):
-                    nursery.start_soon(self._work)
-                await self._work()
+                try:
+                    for _ in range(self._client.hub.options.max_parallel_invocations - 1):
+                        nursery.start_soon(self._work)
+                    await self._work()
+                finally:
+                    # Cancelled: no call begins in a nursery that may be closed by then.
+                    self._over = True
         finally:
             self._nursery = None
             self.fail_waiting()

@@ -24,7 +24,7 @@ from signalr_trio.service.options import ServiceOptions
 from signalr_trio.service.service import Service
 from signalr_trio.tokens import Claims, TokenRefused, claims_of, verify_token
 from signalr_trio.transport.http import Request, Response, serve_listeners
-from signalr_trio.transport.network import TCP, Network
+from signalr_trio.transport.network import TCP, Network, listening
 from signalr_trio.transport.stream import Flusher
 
 __all__ = ["RunningService", "open_service"]
@@ -68,11 +68,13 @@ async def open_service(
     """
     endpoint = parse_connection_string(connection_string)
     keys = [endpoint.access_key] + ([secondary_key] if secondary_key else [])
-    listeners, bound = await network.listen(host, endpoint.port if port is None else port)
     service = Service(options, chance=chance)
     door = _FrontDoor(service, endpoint, keys)
     flusher = Flusher()
-    async with open_background() as background:
+    async with (
+        listening(network, host, endpoint.port if port is None else port) as (listeners, bound),
+        open_background() as background,
+    ):
         background.start_soon(flusher.run)
         background.start_soon(partial(serve_listeners, door.handle, listeners, flusher=flusher))
         string = f"Endpoint=http://{host};Port={bound};AccessKey={endpoint.access_key};Version=1.0;"

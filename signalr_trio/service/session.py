@@ -211,7 +211,13 @@ class ClientSession:
             return
         if self.calls is not None:
             self.calls.client_sent(peek or self.protocol.peek(message))
+            self._notice_quiet(self.calls)
         self.connection.send_data(self.id, message)
+
+    def _notice_quiet(self, calls: OpenCalls) -> None:
+        """Either side may have ended the last open call, the client that of an upload."""
+        if self.hand_over is not None and calls.quiet:
+            self.hand_over.calls_ended()
 
     async def _may_read(self) -> None:
         """Waits while what the client sends would pile up: TCP then pushes back."""
@@ -312,8 +318,7 @@ class ClientSession:
         except ProtocolError:
             # Not ours to judge what a server says to its client.
             return True
-        if self.hand_over is not None and self.calls.quiet:
-            self.hand_over.calls_ended()
+        self._notice_quiet(self.calls)
         return for_client
 
     def deliver(self, shared: SharedPayload) -> None:

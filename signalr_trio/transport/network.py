@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final, Protocol
 
 import trio
 
-__all__ = ["TCP", "Network"]
+__all__ = ["TCP", "Network", "listening"]
 
 
 class Network(Protocol):
@@ -39,3 +40,15 @@ class _Tcp:
 
 
 TCP: Final[Network] = _Tcp()
+
+
+@asynccontextmanager
+async def listening(
+    network: Network, host: str | None, port: int
+) -> AsyncGenerator[tuple[Sequence[trio.abc.Listener[Any]], int]]:
+    """``network.listen`` for a block that may end before anybody serves the listeners."""
+    listeners, bound = await network.listen(host, port)
+    async with AsyncExitStack() as stack:
+        for listener in listeners:
+            stack.push_async_exit(listener)
+        yield listeners, bound

@@ -26,9 +26,11 @@ from signalr_trio.service.service import Service
 from signalr_trio.tokens import NAME_IDENTIFIER, Claims
 from signalr_trio.transport.client_transport import SharedPayload
 
-__all__ = ["HELLO", "JSON", "Client", "MemoryTransport", "claims_for"]
+__all__ = ["ADDRESS", "HELLO", "JSON", "Client", "MemoryTransport", "claims_for"]
 
 JSON = JsonProtocol()
+#: Where every client comes from.
+ADDRESS = "10.1.2.3"
 HELLO = write_request(HandshakeRequest("json", 1))
 
 
@@ -113,6 +115,7 @@ class Client:
             connection_id=self.id,
             claims=self.claims,
             query_string=self.query,
+            headers={"X-Forwarded-For": [ADDRESS]},
         )
         self.over.set()
 

@@ -158,7 +158,7 @@ class ScriptedService:
         self.refuses = False
         """Whether attempts to connect fail."""
         self.hangs = False
-        """Whether attempts to connect neither succeed nor fail."""
+        """Whether attempts to connect neither succeed nor fail, until ``accept``."""
         self.migrates_to: str | None = None
         """The server to which clients go when ``fin:1`` comes; None: nobody is moved."""
         self.attempts: list[float] = []
@@ -168,6 +168,7 @@ class ScriptedService:
         self.log: list[Received] = []
         self._news = trio.lowlevel.ParkingLot()
         self._nursery: trio.Nursery | None = None
+        self._accepts = trio.Event()
 
     # -- links ------------------------------------------------------------------------------
 
@@ -185,7 +186,7 @@ class ScriptedService:
         self.attempts.append(trio.current_time())
         self.changed()
         if self.hangs:
-            await trio.sleep_forever()
+            await self._accepts.wait()
         if self.refuses:
             raise OSError("refused")
         near, far = memory_link_pair(Agreement("the server"))
@@ -197,6 +198,11 @@ class ScriptedService:
             yield near
         finally:
             await near.aclose()
+
+    def accept(self) -> None:
+        """Attempts to connect that hang succeed."""
+        self.hangs = False
+        self._accepts.set()
 
     async def vanish(self) -> None:
         """All connections are lost, and none can be made."""
@@ -448,6 +454,19 @@ class Served:
             self.ended_at = trio.current_time()
             self.ended.set()
 
+    async def must_end(self) -> None:
+        """Puts an end to a server that has been cancelled and does not end by itself, which is a
+        failure: better than a test that hangs."""
+        with trio.move_on_after(PATIENCE):
+            await self.ended.wait()
+            return
+        for hub in self.server.hubs:
+            for client in hub.clients.values():
+                client.last_scope.cancel()
+            for connection in hub.connections:
+                connection.scope.cancel()
+        raise AssertionError("the server did not end when it was cancelled")
+
     async def shut_down(self) -> ShutdownReport:
         """A graceful shutdown, to its end."""
         self.server.request_shutdown()
@@ -507,6 +526,11 @@ async def serving(
     prepare(server)
     served = Served(server, service or ScriptedService())
     async with served.service.running(), trio.open_nursery() as nursery:
-        await nursery.start(served.run)
-        yield served
-        nursery.cancel_scope.cancel()
+        try:
+            with trio.fail_after(PATIENCE):
+                await nursery.start(served.run)
+            yield served
+        finally:
+            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True):
+                await served.must_end()

@@ -376,7 +376,9 @@ def check(plan: Plan, client: ScriptedClient, ledger: Ledger, ids: list[str]) ->
         (completion,) = client.completions(id)
         if completion.error in (TIME_IS_UP, HURRY) or call.kind in ("wrong", "no method"):
             assert number not in ledger.ended
-        elif completion.error is not None and (HURRY in completion.error or GONE in completion.error):
+        elif completion.error is not None and (
+            HURRY in completion.error or GONE in completion.error
+        ):
             assert call.kind == "open upload"
         elif not (plan.leaves and call.kind == "stream"):  # nobody reads it any more
             assert number in ledger.ended

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import trio
-from harness.clients import JSON, claims_for
+from harness.clients import ADDRESS, JSON, claims_for
 from harness.cluster import open_cluster, settle
 
 from signalr_trio import Hub
@@ -33,6 +33,7 @@ async def test_p5_the_new_server_is_told_all_that_the_old_one_was(autojump_clock
         assert again.claims == first.claims == claims
         assert again.query_string == first.query_string == "?a=1&b=%20"
         assert again.protocol == first.protocol == "json"
+        assert first.headers == {"X-Forwarded-For": [ADDRESS]}
         assert again.headers == {**first.headers, MIGRATE_FROM: ["A"]}
         handshakes = [one.connections[0].payloads_of("c")[0] for one in (a, b)]
         assert handshakes[0] == handshakes[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
@@ -96,7 +97,7 @@ async def attempts(service: ScriptedService, seconds: float) -> list[float]:
 
 
 def gaps(times: list[float]) -> list[float]:
-    return [later - one for one, later in zip(times, times[1:], strict=False)]
+    return [later - one for one, later in itertools.pairwise(times)]
 
 
 async def test_a_lost_connection_is_made_again_at_once_and_then_ever_later(

@@ -291,24 +291,31 @@ async def test_a_connection_in_its_handshake_is_told_too(autojump_clock: MockClo
 
 async def test_a_connection_that_is_being_made_is_given_up(autojump_clock: MockClock) -> None:
     service = ScriptedService()
-    async with serving(Chat, service=service, connections=2) as served:
+    async with serving(Chat, service=service, connections=2, prepare=hooks(short)) as served:
         service.hangs = True
         await service.connections[0].lose()
         await wait_all_tasks_blocked()
         assert len(service.attempts) == 3
-        report = await served.shut_down()
-        assert report.duration == 0
-        assert len(service.attempts) == 3
+        served.server.request_shutdown()
+        await wait_all_tasks_blocked()
+        service.accept()
+        report = await served.end()
+        assert report.duration == 1
+        assert len(service.connections) == 2
 
 
 async def test_a_connection_that_waits_to_be_made_is_given_up(autojump_clock: MockClock) -> None:
-    async with serving(Chat) as served:
+    """Attempts come after 1, 2, 4, 8 s, and up to one more each."""
+
+    async def long(context: HubContext) -> None:
+        await trio.sleep(14)
+
+    async with serving(Chat, prepare=hooks(long)) as served:
         await served.service.vanish()
-        await trio.sleep(20)
+        await trio.sleep(8)
         tried = len(served.service.attempts)
         report = await served.shut_down()
-        assert report.duration == 0
-        await trio.sleep(200)
+        assert report.duration == 14
         assert len(served.service.attempts) == tried
 
 
@@ -464,15 +471,25 @@ async def test_what_is_no_exception_in_a_hook_goes_to_stage_4_and_on(
         raise Fatal
 
     service = ScriptedService()
-    with pytest.raises(BaseExceptionGroup) as raised:
-        async with serving(Chat, service=service, prepare=hooks(fatal)) as served:
-            client = await service.connected()
+    servers: list[HubServer] = []
+
+    async def run() -> None:
+        def prepare(server: HubServer) -> None:
+            servers.append(server)
+            server.on_shutdown(Chat)(fatal)
+
+        async with serving(Chat, service=service, prepare=prepare) as served:
+            await service.connected()
             served.server.request_shutdown()
             await trio.sleep_forever()
+
+    with pytest.raises(BaseExceptionGroup) as raised:
+        await run()
     assert raised.group_contains(Fatal, depth=None)
-    assert client.hub_close == STOPPED
-    assert served.server.report is not None
-    assert [one.name for one in served.server.report.stages] == ["offline", "hooks", "stop"]
+    assert service.clients[0].hub_close == STOPPED
+    report = servers[0].report
+    assert report is not None
+    assert [one.name for one in report.stages] == ["offline", "hooks", "stop"]
 
 
 # -- stage 3: clients -----------------------------------------------------------------------
@@ -490,6 +507,15 @@ async def test_whoever_comes_before_stage_3_is_served_and_counted(
         await trio.sleep(3)
         client.leave()
         assert (await served.end()).left == 1
+
+
+async def test_who_went_before_stage_3_is_not_counted(autojump_clock: MockClock) -> None:
+    async with serving(Chat, shutdown=WAIT, prepare=hooks(short)) as served:
+        client = await served.service.connected()
+        served.server.request_shutdown()
+        await wait_all_tasks_blocked()
+        client.leave()
+        assert (await served.end()).clients == 0
 
 
 async def test_an_open_from_stage_3_on_is_refused(autojump_clock: MockClock) -> None:
@@ -834,11 +860,9 @@ async def test_shutdown_in_a_hook_or_a_method_raises(autojump_clock: MockClock) 
     servers: list[HubServer] = []
 
     async def ask(where: str) -> None:
-        try:
+        with pytest.raises(ShutdownError, match=r"request_shutdown\(\)"):
             await servers[0].shutdown()
-        except ShutdownError as error:
-            raised.append(where)
-            assert "request_shutdown()" in str(error)
+        raised.append(where)
 
     class Restarter(Hub):
         async def on_connected(self) -> None:
@@ -850,7 +874,7 @@ async def test_shutdown_in_a_hook_or_a_method_raises(autojump_clock: MockClock) 
         async def restart(self) -> None:
             await ask("method")
 
-        async def count(self):  # noqa: ANN202
+        async def count(self):
             await ask("stream")
             yield 1
 

@@ -188,9 +188,7 @@ def has_client(server: ScriptedServer) -> bool:
     return "open" in last and "close" not in last and "release" not in last
 
 
-@pytest.mark.parametrize(
-    ("step", "fault"), [(step, fault) for step in STEPS for fault in FAULTS]
-)
+@pytest.mark.parametrize(("step", "fault"), [(step, fault) for step in STEPS for fault in FAULTS])
 async def test_a_fault_in_a_step(autojump_clock, step: str, fault: str) -> None:
     async with open_cluster() as cluster:
         a = await cluster.scripted("A")

@@ -344,6 +344,8 @@ async def test_the_service_waits_for_the_release_as_long_as_the_connection_lives
     scene.client.send("f")
     await trio.sleep(600)
     assert scene.client.close is None
+    # The second hurries it (rule 13).
+    assert len(scene.old.closes_of("c")) == 2
     await scene.release()
     await scene.answer()
     assert len(scene.b.data_of("c")) == 1
@@ -504,11 +506,24 @@ async def test_a_target_that_refuses_with_its_answer(autojump_clock, scene: Scen
     assert scene.client.over.is_set()
     assert scene.cluster.service.held_size == 0
     # The server has nothing left of it either, whether it knows by itself or not.
+    assert scene.b.data_of("c") == []
     assert len(scene.new.closes_of("c")) == 1
     (connection,) = [
         one for one in scene.cluster.service.hub("chat").connections if one.server.id == "B"
     ]
     assert connection.sessions == {}
+
+
+async def test_a_target_that_refuses_a_client_that_has_left_is_told_so(
+    autojump_clock, scene: Scene
+) -> None:
+    await scene.ask()
+    await scene.release()
+    scene.client.leave()
+    await settle()
+    await scene.answer("The protocol is not known here.")
+    assert len(scene.new.closes_of("c")) == 1
+    assert scene.client.over.is_set()
 
 
 async def test_a_target_whose_on_connected_fails(autojump_clock, scene: Scene) -> None:

@@ -11,7 +11,7 @@ from harness.clients import JSON, Client
 from harness.cluster import Cluster, open_cluster, settle
 from harness.servers import ScriptedConnection, ScriptedServer
 
-from signalr_trio.protocol.messages import Completion, StreamItem
+from signalr_trio.protocol.messages import Completion, Invocation, StreamItem
 from signalr_trio.protocol.service_messages import (
     MIGRATE_FROM,
     CloseConnection,
@@ -128,6 +128,24 @@ async def test_a_call_without_an_id_before_one_that_was_answered_needs_no_barrie
     scene.old.complete("c", "1")
     await scene.fin()
     assert len(scene.a.data_of("c")) == 2
+    assert scene.is_closed_on_a
+
+
+async def test_an_upload_to_a_call_without_an_id_is_waited_for(
+    autojump_clock, scene: Scene
+) -> None:
+    """Here it is the client's message that shows that nothing is open any more."""
+    scene.client.say(Invocation("take", [], stream_ids=("s",)))
+    scene.client.invoke("1", "f")
+    await settle()
+    scene.old.complete("c", "1")
+    await scene.fin()
+    scene.client.item("s", 1)
+    await trio.sleep(1)
+    assert not scene.is_closed_on_a
+    scene.client.complete("s")
+    await settle()
+    assert [JSON.peek(frame)[:2] for frame in scene.a.data_of("c")[2:]] == [(2, "s"), (3, "s")]
     assert scene.is_closed_on_a
 
 
@@ -266,4 +284,4 @@ async def test_it_is_sent_no_state(autojump_clock) -> None:
         await settle()
         a.connections[0].release("c", b"state")
         await settle()
-        assert b.opened["c"].headers == {MIGRATE_FROM: ["A"]}
+        assert set(b.opened["c"].headers) == {MIGRATE_FROM, "X-Forwarded-For"}

@@ -5,15 +5,18 @@ from __future__ import annotations
 import base64
 import binascii
 import datetime
+import decimal
 import enum
 import inspect
 import typing
+import uuid
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Sequence
 from typing import Any, cast
 
 import attrs
 import cattrs
 from cattrs.cols import list_structure_factory
+from cattrs.strategies import configure_union_passthrough
 
 from signalr_trio.errors import ConfigurationError
 from signalr_trio.hub import Hub
@@ -182,6 +185,11 @@ def make_converter() -> cattrs.Converter:
     converter.register_structure_hook(bool, _instance_of(bool))
     converter.register_structure_hook(bytes, _bytes)
     converter.register_structure_hook(datetime.datetime, _datetime)
+    for kind in (datetime.date, datetime.time):
+        converter.register_structure_hook(kind, _read_by(kind.fromisoformat))
+    converter.register_structure_hook(uuid.UUID, _read_by(uuid.UUID))
+    converter.register_structure_hook(decimal.Decimal, _decimal)
+    configure_union_passthrough(int | float | str | bool | bytes | None, converter)
     converter.register_structure_hook_func(_is_enum, _enum)
     converter.register_structure_hook_factory(_is_list, _list)
     return converter
@@ -249,6 +257,26 @@ def _datetime(value: Any, _: Any) -> datetime.datetime:
     if not isinstance(value, str):
         raise _wrong(value, "a date and time (ISO 8601 in JSON)")
     return datetime.datetime.fromisoformat(value)
+
+
+def _read_by(read: Callable[[str], Any]) -> Callable[[Any, Any], Any]:
+    def structure(value: Any, kind: type[Any]) -> Any:
+        if isinstance(value, kind):
+            return value
+        if not isinstance(value, str):
+            raise _wrong(value, f"the text of a {kind.__name__}")
+        return read(value)
+
+    return structure
+
+
+def _decimal(value: Any, _: Any) -> decimal.Decimal:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise _wrong(value, "a number, or its text")
+    try:
+        return decimal.Decimal(str(value))
+    except decimal.InvalidOperation:
+        raise ValueError(f"{value!r} is not a number") from None
 
 
 def _enum(value: Any, kind: type[enum.Enum]) -> enum.Enum:

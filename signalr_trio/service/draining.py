@@ -38,7 +38,7 @@ async def drain(service: Service, server: Server) -> None:
             else:
                 slot.give_back()
         if not moved:
-            await service.changed.park()
+            await server.look_again.park()
 
 
 async def _wait_for_hooks(service: Service, server: Server) -> None:
@@ -63,10 +63,8 @@ def _next_to_move(service: Service, server: Server) -> list[ClientSession]:
         if session is not None
     ]
     movable = [session for session in sessions if _can_move(service, server, session)]
-    if not server.releases:
-        under_way = any(session.hand_over is not None for session in sessions)
-        if len(movable) > 1 or under_way:
-            return movable[:-1]
+    if not server.releases and (len(movable) > 1 or server.moving):
+        return movable[:-1]
     return movable
 
 

@@ -84,6 +84,7 @@ class HandOver:
         self._hurried = False
         self._expected: Server | None = None
         session.hand_over = self
+        self._source.server.moving += 1
 
     # -- the task ---------------------------------------------------------------------------
 
@@ -103,7 +104,11 @@ class HandOver:
             if self._phase is _Phase.WAITING_FOR_CALLS:
                 session.stays()
             session.drop_hold_if_orphaned()
-            self._service.changed.unpark_all()
+            self._service.progress.unpark_all()
+            source = self._source.server
+            source.moving -= 1
+            if not source.moving or self._phase is _Phase.WAITING_FOR_CALLS:
+                source.look_again.unpark_all()
 
     async def _leave_source(self) -> None:
         self._session.begin_hold()
@@ -121,12 +126,7 @@ class HandOver:
         self._move_on(_Phase.WAITING_FOR_RELEASE)
         self._send_close(target.server.id)
         if self._source.server.releases:
-            with trio.move_on_after(self._service.options.slot_grace):
-                await self._while(_Phase.WAITING_FOR_RELEASE)
-                return
-            # One slow call must not keep the others from moving.
-            self._slot.give_back()
-            await self._while(_Phase.WAITING_FOR_RELEASE)
+            await self._while_in_slot(_Phase.WAITING_FOR_RELEASE)
         else:
             self._leave_behind()
             await trio.sleep(self._service.options.polite_settle)
@@ -160,6 +160,14 @@ class HandOver:
         waiting = self._phase is _Phase.WAITING_FOR_CALLS and not self._session.gone
         return waiting and not calls.quiet
 
+    async def _while_in_slot(self, phase: _Phase) -> None:
+        """Waits for a server; a slow call of its hub must not keep the others from moving."""
+        with trio.move_on_after(self._service.options.slot_grace):
+            await self._while(phase)
+            return
+        self._slot.give_back()
+        await self._while(phase)
+
     async def _while(self, phase: _Phase) -> None:
         while self._phase is phase:
             await self._news.park()
@@ -180,7 +188,7 @@ class HandOver:
             target.open(session, migrate_from=self._from, state=self._state)
             if not answers:
                 self._attach()
-            await self._while(_Phase.WAITING_FOR_ANSWER)
+            await self._while_in_slot(_Phase.WAITING_FOR_ANSWER)
 
     async def _find_target(self) -> ServerConnection | None:
         session, service = self._session, self._service
@@ -189,7 +197,7 @@ class HandOver:
                 target = service.choose_server(session.hub, leaving=self._source.server)
                 if target is not None:
                     return target
-                await service.changed.park()
+                await service.targets.park()
         return None
 
     def _attach(self) -> None:

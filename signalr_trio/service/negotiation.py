@@ -68,7 +68,7 @@ async def connect_client(
     options = service.options
     # One WebSocket message may hold many hub messages, whose size the session judges; what this
     # bounds is memory.
-    async with request.websocket(max_message_size=16 * options.max_message_size) as websocket:
+    async with request.websocket(max_message_size=4 * options.max_message_size) as websocket:
         await service.serve_client(
             hub,
             WebSocketTransport(websocket),

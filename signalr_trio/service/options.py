@@ -33,7 +33,8 @@ class ServiceOptions:
     max_message_size: int = _MIB
     """The largest hub message of a client, framing included."""
     hold_limit: int = _MIB
-    """What is held for one client, plus the message that crosses it."""
+    """What is held for one client, plus what was in the read that crosses it: a WebSocket message,
+    of at most four times ``max_message_size``."""
     hold_total: int = 256 * _MIB
     """What is held for all clients."""
     link_high_water: int = 8 * _MIB

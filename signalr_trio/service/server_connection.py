@@ -57,6 +57,10 @@ class Server:
         """When the first FIN came: since then the server is draining."""
         self.finack_at = 0.0
         self.wants_migration = False
+        self.look_again = trio.lowlevel.ParkingLot()
+        """Unparked when a client that could not be moved may be able to."""
+        self.moving = 0
+        """Hand-overs of its clients that are under way."""
         self.all_asked = trio.Event()
         """Set when ``fin:1`` has come on every live connection."""
 
@@ -150,13 +154,13 @@ class ServerConnection:
         if self.sessions.pop(session.id, None) is not None:
             self.link.send(CloseConnection(session.id))
         session.connection = None
-        self.service.changed.unpark_all()
+        if not self.server.moving:
+            self.server.look_again.unpark_all()
 
     def detach(self, session: ClientSession) -> None:
         """The client is no longer with this connection, which knows it already."""
         self.sessions.pop(session.id, None)
         session.connection = None
-        self.service.changed.unpark_all()
 
     # -- from the server --------------------------------------------------------------------
 
@@ -234,4 +238,3 @@ class ServerConnection:
                 server.wants_migration = True
                 self.service.begin_draining(server)
             server.note_migration_asked()
-        self.service.changed.unpark_all()

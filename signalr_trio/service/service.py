@@ -63,8 +63,10 @@ class Service:
     ) -> None:
         self.options = options or ServiceOptions()
         self.slots = trio.Semaphore(self.options.slots)
-        self.changed = trio.lowlevel.ParkingLot()
-        """Unparked whenever a hand-over that could not begin may be able to."""
+        self.targets = trio.lowlevel.ParkingLot()
+        """Unparked when there may be a server for a client that waits for one."""
+        self.progress = trio.lowlevel.ParkingLot()
+        """Unparked when a client or a hand-over has ended."""
         self.held_size = 0
         """Bytes held for all clients."""
         self.stopping = False
@@ -93,12 +95,12 @@ class Service:
         with trio.CancelScope(shield=True):
             with trio.move_on_after(self.options.stop_timeout):
                 while any(session.hand_over is not None for session in self._sessions):
-                    await self.changed.park()
+                    await self.progress.park()
             for session in list(self._sessions):
                 session.close(_STOPPING)
             with trio.move_on_after(_FAREWELL):
                 while self._sessions:
-                    await self.changed.park()
+                    await self.progress.park()
             async with trio.open_nursery() as nursery:
                 for server in self._servers:
                     for connection in server.connections:
@@ -114,7 +116,7 @@ class Service:
             for token in [key for key, one in self._negotiated.items() if one.expires <= now]:
                 del self._negotiated[token]
             # Time alone makes a late comer a target (``_is_same``).
-            self.changed.unpark_all()
+            self._targets_changed()
 
     # -- clients ----------------------------------------------------------------------------
 
@@ -173,7 +175,7 @@ class Service:
             await session.run()
         finally:
             self._sessions.pop(session, None)
-            self.changed.unpark_all()
+            self.progress.unpark_all()
 
     def admit(self, session: ClientSession) -> None:
         """A client is about to be opened on a server: from now on sends find it."""
@@ -225,7 +227,7 @@ class Service:
         """A server connection has had its handshake: it may be given clients."""
         log.info("%r is up", connection)
         connection.hub.connections[connection] = None
-        self.changed.unpark_all()
+        self._targets_changed()
 
     def connection_lost(self, connection: ServerConnection) -> None:
         """A server connection has ended: what was with it is moved, or closed."""
@@ -239,7 +241,12 @@ class Service:
             self._servers.pop(server, None)
         elif server.wants_migration:
             server.note_migration_asked()
-        self.changed.unpark_all()
+        server.look_again.unpark_all()
+
+    def _targets_changed(self) -> None:
+        self.targets.unpark_all()
+        for server in self._servers:
+            server.look_again.unpark_all()
 
     def begin_draining(self, server: Server) -> None:
         """The clients of a server are to be moved to others (``fin:1``)."""
@@ -275,7 +282,7 @@ class Service:
         """The connection for a new client; waits a little for the first server to come."""
         with trio.move_on_after(patience):
             while (connection := self.choose_server(hub)) is None:
-                await self.changed.park()
+                await self.targets.park()
             return connection
         return None
 

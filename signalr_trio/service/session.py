@@ -309,7 +309,8 @@ class ClientSession:
         for payload in self._early:
             self._send(payload)
         self._early.clear()
-        self.service.changed.unpark_all()
+        if self.connection is not None:
+            self.connection.server.look_again.unpark_all()
 
     def _count(self, payload: bytes) -> bool:
         assert self.calls is not None
@@ -428,9 +429,11 @@ class ClientSession:
         return hold.take()
 
     def attached(self) -> None:
-        """A hand-over is over: the client is with its new server."""
+        """A hand-over is over: the client is with its new server, which may be going as well."""
         self._paused = False
         self.end_hold()
+        if self.connection is not None:
+            self.connection.server.look_again.unpark_all()
 
     def fail_calls(self, error: str) -> int:
         """Completes every open call with an error; how many there were."""

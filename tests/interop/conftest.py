@@ -106,4 +106,4 @@ async def _connected(service: RunningService, hub: str, name: str) -> None:
     connections = service.service.hub(hub).connections
     with trio.fail_after(30):
         while sum(one.server.id == name for one in connections) < 2:
-            await service.service.changed.park()
+            await service.service.targets.park()

@@ -233,7 +233,7 @@ async def _goes_offline(service: RunningService, name: str) -> None:
     connections = service.service.hub("test").connections
     with trio.fail_after(30):
         while not all(one.server.draining for one in connections if one.server.id == name):
-            await service.service.changed.park()
+            await service.service.targets.park()
 
 
 async def _stop(peer: DotnetPeer) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import decimal
 import enum
+import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -35,6 +37,9 @@ class Line:
     note: str | None = None
 
 
+ID = uuid.uuid4()
+
+
 class Values(Hub):
     async def any(self, value: Any) -> None: ...
     async def untyped(self, value) -> None: ...  # type: ignore[no-untyped-def]
@@ -47,6 +52,10 @@ class Values(Hub):
     async def enum(self, value: Colour) -> None: ...
     async def optional(self, value: int | None) -> None: ...
     async def literal(self, value: Literal["a", "b"]) -> None: ...
+    async def date(self, value: datetime.date) -> None: ...
+    async def uuid(self, value: uuid.UUID) -> None: ...
+    async def decimal(self, value: decimal.Decimal) -> None: ...
+    async def union(self, value: int | str) -> None: ...
     async def ints(self, value: list[int]) -> None: ...
     async def list(self, value: list) -> None: ...  # type: ignore[type-arg]
     async def map(self, value: dict[str, Point]) -> None: ...
@@ -81,6 +90,12 @@ VALUES = hub_methods(Values, make_converter())
         ("optional", None, None),
         ("optional", 3, 3),
         ("literal", "b", "b"),
+        ("date", "2026-01-02", datetime.date(2026, 1, 2)),
+        ("uuid", str(ID), ID),
+        ("decimal", "1.10", decimal.Decimal("1.10")),
+        ("decimal", 3, decimal.Decimal(3)),
+        ("union", 3, 3),
+        ("union", "3", "3"),
         ("ints", [1, 2], [1, 2]),
         ("list", [1, "a"], [1, "a"]),
         ("map", {"a": {"x": 1, "y": 2}}, {"a": Point(1, 2)}),
@@ -121,6 +136,12 @@ def test_a_value_of_the_annotated_type_is_made(method: str, given: object, bound
         ("enum", None),
         ("optional", "3"),
         ("literal", "c"),
+        ("date", "tomorrow"),
+        ("uuid", "no id"),
+        ("uuid", 5),
+        ("decimal", "much"),
+        ("decimal", True),
+        ("union", 1.5),
         ("ints", [1, "2"]),
         ("ints", "12"),
         ("ints", {"1": 2}),

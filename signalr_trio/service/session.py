@@ -293,6 +293,8 @@ class ClientSession:
         if not self.answered:
             self._answer(message)
             return
+        if self._close_passed:
+            return
         if message.data_type == DataMessageType.CLOSE:
             self._close_passed = True
         if self.calls is not None and not self._count(message.payload):
@@ -324,7 +326,7 @@ class ClientSession:
 
     def deliver(self, shared: SharedPayload) -> None:
         """A send (messages 7 to 13), from whichever server."""
-        if self.gone:
+        if self.gone or self._close_passed:
             return
         if not self.answered:
             self._early.append(shared.payload)

@@ -113,6 +113,7 @@ class ClientConnection:
         self._input_over = False
         self._answered = self._arrival is not None
         """Whether the client has had a handshake response: before it there is no Close."""
+        self._disconnecting = False
         self._error: Exception | None = None
         self._withheld: deque[bytes] | None = None
         self._pauses_asked = 0
@@ -198,6 +199,7 @@ class ClientConnection:
 
     async def _disconnect(self) -> None:
         features = self.context.features
+        self._disconnecting = True
         if self._departure is not None and self.end is None:
             features.set(self._departure)
         error = self._error
@@ -302,8 +304,10 @@ class ClientConnection:
         if target is None:
             self.gone()
         elif self._departure is None:
-            self._departure = ConnectionMigrationFeature(self.hub.server_id, target)
-            self.end_input()
+            # Too late once ``on_disconnected`` was told that the client does not move.
+            if not self._disconnecting:
+                self._departure = ConnectionMigrationFeature(self.hub.server_id, target)
+                self.end_input()
         else:
             # Sent again, it means hurry: what waits for the client's own input waits in vain.
             log.info("%r: hurried to move", self)

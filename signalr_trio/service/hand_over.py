@@ -117,11 +117,13 @@ class HandOver:
         if self._phase is not _Phase.WAITING_FOR_CALLS or self._session.gone:
             return
         if self._session.is_bound:
+            self._fail_late_calls()
             self._session.close(_BOUND)
             return
         target = self._service.choose_server(self._session.hub, leaving=self._source.server)
         if target is None:
             return
+        self._fail_late_calls()
         self._expect(target.server)
         self._move_on(_Phase.WAITING_FOR_RELEASE)
         self._send_close(target.server.id)
@@ -145,12 +147,17 @@ class HandOver:
             self._slot.give_back()
             with trio.move_on_at(deadline):
                 await self._until_quiet(calls)
-        if self._waits_for(calls):
+
+    def _fail_late_calls(self) -> None:
+        """Only of a client that leaves: of one that stays, the server would answer them again."""
+        session = self._session
+        if session.calls is not None and not self._source.server.releases:
             failed = session.fail_calls(_TIME_IS_UP)
-            log.warning(
-                "client %s: %d calls on server %s did not end in time; each was sent an error",
-                *(session.id, failed, self._from),
-            )
+            if failed:
+                log.warning(
+                    "client %s: %d calls on server %s did not end in time; each was sent an error",
+                    *(session.id, failed, self._from),
+                )
 
     async def _until_quiet(self, calls: OpenCalls) -> None:
         while self._waits_for(calls):

@@ -193,7 +193,7 @@ class ClientConnection:
             return False
         finally:
             features.remove(ConnectionMigrationFeature)
-        if self._arrival is not None and self.connection.agreed:
+        if self._arrival is not None and self.connection.agreed and self.end is None:
             self._respond(None)
         return True
 

@@ -74,6 +74,10 @@ class ServedHub:
             connection.send(CloseConnection(message.connection_id))
             return
         client = ClientConnection(self, connection, message)
+        before = self.clients.get(client.id)
+        if before is not None:
+            # The service has lost the connection that it came on, and noticed it first.
+            before.connection_lost()
         self.clients[client.id] = client
         self.start_client(client)
 

@@ -1,0 +1,172 @@
+"""The application under test: a hub whose methods do what the plan of their client says."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextvars import ContextVar
+from typing import Any
+
+import attrs
+import trio
+
+from signalr_trio.errors import HubError
+from signalr_trio.hub import ConnectionMigrationFeature, Hub, HubContext
+from tests.simulation.ledger import Ledger, ServerRun
+from tests.simulation.scenario import Steps
+
+__all__ = ["HERE", "Chat", "Here", "perform_hook", "perform_outside"]
+
+
+@attrs.frozen
+class Here:
+    """Which server a piece of hub code runs on."""
+
+    ledger: Ledger
+    server: ServerRun
+
+
+HERE: ContextVar[Here] = ContextVar("simulation_here")
+
+
+class Chat(Hub):
+    async def on_connected(self) -> None:
+        here, name = HERE.get(), self._name
+        feature = self.context.features.get(ConnectionMigrationFeature)
+        spell = here.ledger.connecting(here.server, name, feature, self.context.connection_id)
+        self.context.items["spell"] = spell
+        try:
+            await self._perform(here.ledger.clients[name].plan.on_connected)
+        except HubError:
+            here.ledger.clients[name].harmed = "on_connected raised"
+            raise
+        here.ledger.connected(spell, name)
+
+    async def on_disconnected(self, error: Exception | None) -> None:
+        here, name = HERE.get(), self._name
+        feature = self.context.features.get(ConnectionMigrationFeature)
+        spell = self.context.items["spell"]
+        here.ledger.disconnecting(spell, name, feature)
+        try:
+            await self._perform(here.ledger.clients[name].plan.on_disconnected)
+        finally:
+            here.ledger.disconnected(spell, name, feature)
+
+    async def call(self, number: int, steps: list[list[Any]], padding: str) -> list[int]:
+        here = HERE.get()
+        here.ledger.begun(self.context.items["spell"], self._name, number)
+        try:
+            await self._perform(steps)
+            if here.ledger.clients[self._name].plan.calls[number].kind == "send":
+                return []
+            return [number, here.ledger.emitting(here.server, self._name)]
+        finally:
+            self._ended(number)
+
+    async def down(
+        self, number: int, steps: list[list[Any]], items: int, gap: float
+    ) -> AsyncIterator[list[int]]:
+        here = HERE.get()
+        here.ledger.begun(self.context.items["spell"], self._name, number)
+        try:
+            await self._perform(steps)
+            for _ in range(items):
+                await trio.sleep(gap)
+                own = here.ledger.emitting(here.server, self._name)
+                yield [number, own]
+        finally:
+            self._ended(number)
+
+    async def up(
+        self, number: int, steps: list[list[Any]], items: AsyncIterator[list[Any]]
+    ) -> list[int]:
+        here = HERE.get()
+        here.ledger.begun(self.context.items["spell"], self._name, number)
+        try:
+            async for index, _ in items:
+                here.ledger.item_taken(here.server, self._name, number, index)
+            await self._perform(steps)
+            return [number, here.ledger.emitting(here.server, self._name)]
+        finally:
+            self._ended(number)
+
+    def _ended(self, number: int) -> None:
+        here = HERE.get()
+        aborted = self.context.aborted.is_set()
+        here.ledger.ended(here.server, self._name, number, aborted=aborted)
+
+    @property
+    def _name(self) -> str:
+        return self.context.user_id or ""
+
+    async def _perform(self, steps: Steps | list[list[Any]]) -> None:
+        for what, *values in steps:
+            if what == "tell":
+                await self._tell()
+            elif what in ("join", "leave"):
+                await self._change_group(values[0], joins=what == "join")
+            elif what == "abort":
+                HERE.get().ledger.clients[self._name].harmed = "aborted"
+                self.context.abort()
+            elif what == "state":
+                feature = self.context.features.get(ConnectionMigrationFeature)
+                if feature is not None:
+                    feature.state = "x" * values[0]
+            else:
+                await _perform_anywhere(self, what, values)
+
+    async def _tell(self) -> None:
+        here, name = HERE.get(), self._name
+        number = here.ledger.emitting(here.server, name)
+        try:
+            await self.clients.caller.send("own", number)
+        except BaseException as error:
+            here.ledger.not_emitted(here.server, name, number, error)
+            raise
+
+    async def _change_group(self, group: str, *, joins: bool) -> None:
+        here, name, id = HERE.get(), self._name, self.context.connection_id
+        here.ledger.group_changing(here.server, name, group, joins=joins)
+        if joins:
+            await self.groups.add_to_group(id, group)
+        else:
+            await self.groups.remove_from_group(id, group)
+        here.ledger.group_changed(here.server, name, group, inside=joins)
+
+
+async def perform_outside(context: HubContext, steps: Steps) -> None:
+    """Steps of a background task."""
+    for what, *values in steps:
+        await _perform_anywhere(context, what, values)
+
+
+async def perform_hook(context: HubContext, *, steps: Steps) -> None:
+    here = HERE.get()
+    here.ledger.hook(here.server, begins=True)
+    try:
+        await perform_outside(context, steps)
+    finally:
+        here.ledger.hook(here.server, begins=False)
+
+
+async def _perform_anywhere(sender: Hub | HubContext, what: str, values: list[Any]) -> None:
+    if what == "sleep":
+        await trio.sleep(values[0])
+    elif what == "fail":
+        raise HubError("as planned")
+    elif what in ("all", "group", "user"):
+        await _share(sender, what, values[0] if values else None)
+    else:
+        raise ValueError(f"there is no step {what!r}")
+
+
+async def _share(sender: Hub | HubContext, kind: str, whom: str | None) -> None:
+    here = HERE.get()
+    number = here.ledger.sharing(here.server, kind, whom)
+    proxy = sender.clients.all
+    if whom is not None:
+        proxy = sender.clients.group(whom) if kind == "group" else sender.clients.user(whom)
+    try:
+        await proxy.send("shared", number)
+    except BaseException:
+        here.ledger.not_shared(number)
+        raise

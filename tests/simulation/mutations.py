@@ -1,0 +1,468 @@
+"""Deliberate bugs, one line each, and whether the simulation finds them.
+
+``python -m tests.simulation.mutations`` hunts for each in a process of its own, in which the
+module is changed as it is imported: no file is written. ``--seeds 2000`` is the limit for each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.machinery
+import multiprocessing
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from importlib.abc import MetaPathFinder
+from types import ModuleType
+from typing import Final, NamedTuple
+
+__all__ = ["MUTATIONS", "Found", "Mutation", "hunt"]
+
+
+class Mutation(NamedTuple):
+    name: str
+    module: str
+    """Below ``signalr_trio``."""
+    old: str
+    """Once in the module."""
+    new: str
+    seed: int = 0
+    """One that found it, when this was written: where a hunt begins."""
+
+
+class Found(NamedTuple):
+    mutation: str
+    seeds: int
+    """How many were needed; 0: it was not found."""
+    seed: int
+    violation: str
+
+
+MUTATIONS: Final[Sequence[Mutation]] = [
+    # -- what is held -----------------------------------------------------------------------
+    Mutation(
+        "the first held message is swallowed",
+        "service.hold",
+        "frames = [frame for frame, _ in self._frames]\n",
+        "frames = [frame for frame, _ in self._frames][1:]\n",
+    ),
+    Mutation(
+        "held messages are forwarded in the wrong order",
+        "service.hold",
+        "frames = [frame for frame, _ in self._frames]\n",
+        "frames = [frame for frame, _ in self._frames][::-1]\n",
+    ),
+    Mutation(
+        "everything passes the hold",
+        "service.hold",
+        "return self.passing and self._is_part_of_older_call(peek)",
+        "return self.passing",
+    ),
+    Mutation(
+        "items pass although their call is held",
+        "service.hold",
+        "return peek.type in _PART_OF_A_CALL and peek.invocation_id not in self._ids",
+        "return peek.type in _PART_OF_A_CALL",
+    ),
+    Mutation(
+        "nothing passes the hold",
+        "service.hold",
+        "return self.passing and self._is_part_of_older_call(peek)",
+        "return False",
+    ),
+    Mutation(
+        "the hold is not bounded",
+        "service.session",
+        "return hold.size > options.hold_limit or self.service.held_size > options.hold_total",
+        "return False",
+    ),
+    Mutation(
+        "the room of a hold is not given back",
+        "service.session",
+        "self.service.give_back(hold.size)",
+        "pass",
+    ),
+    Mutation(
+        "a client is not read again after a full hold",
+        "service.session",
+        "        self._resumed.unpark_all()\n        return hold.take()",
+        "        return hold.take()",
+    ),
+    Mutation(
+        "a client times out while it is not read",
+        "service.session",
+        "        self._stalled = True\n",
+        "        self._stalled = False\n",
+    ),
+    Mutation(
+        "pings are passed on",
+        "service.session",
+        "messages = [frame for frame in frames if not is_ping(frame)]",
+        "messages = frames",
+    ),
+    Mutation(
+        "the hold begins too late",
+        "service.hand_over",
+        "        self._session.begin_hold()\n        if not",
+        "        if not",
+    ),
+    # -- the hand-over ----------------------------------------------------------------------
+    Mutation(
+        "an abort is taken for a release",
+        "link.release",
+        "return header(message.headers, _RELEASED) is not None",
+        "return True",
+    ),
+    Mutation(
+        "the release is sent before the last completion",
+        "server.client_connection",
+        "                self._departure = ConnectionMigrationFeature(self.hub.server_id, target)\n",
+        "                self._departure = ConnectionMigrationFeature(self.hub.server_id, target)\n"
+        "                self.connection.send(release(self.id, None))\n",
+    ),
+    Mutation(
+        "a group is left behind the release",
+        "server.sending",
+        "        await self._hub.acks.ask(\n"
+        "            self._connection(), lambda id: LeaveGroupWithAck(connection_id, group, id)\n",
+        "        await self._hub.acks.ask(\n"
+        "            self._hub.connections[-1], lambda id: None or "
+        "LeaveGroupWithAck(connection_id, group, id)\n"
+        "        ) if len(self._hub.connections) < 2 else self._hub.connections[-1].send(\n"
+        "            LeaveGroupWithAck(connection_id, group, 1 << 30)\n",
+    ),
+    Mutation(
+        "a client that leaves meanwhile is not carried through",
+        "service.hand_over",
+        "return self._phase not in (_Phase.WAITING_FOR_CALLS, _Phase.OVER)",
+        "return False",
+    ),
+    Mutation(
+        "the state is dropped when another server is chosen",
+        "service.hand_over",
+        "target.open(session, migrate_from=self._from, state=self._state)",
+        "target.open(session, migrate_from=self._from, state=self._state); self._state = None",
+    ),
+    Mutation(
+        "the state does not travel",
+        "link.release",
+        "        headers |= state_header(state)\n",
+        "        pass\n",
+    ),
+    Mutation(
+        "no other server is chosen when the target is lost",
+        "service.hand_over",
+        "        if self._phase is _Phase.WAITING_FOR_ANSWER:\n            # It got",
+        "        if False:\n            # It got",
+    ),
+    Mutation(
+        "an own server's answer is not waited for",
+        "service.hand_over",
+        "            answers = target.server.releases\n",
+        "            answers = False\n",
+    ),
+    Mutation(
+        "an SDK server's answer is waited for",
+        "service.hand_over",
+        "            answers = target.server.releases\n",
+        "            answers = True\n",
+    ),
+    Mutation(
+        "the answer to the second handshake reaches the client",
+        "service.hand_over",
+        "            self._attach()\n        return True",
+        "            self._attach()\n        return False",
+    ),
+    Mutation(
+        "the handshake request is not sent again",
+        "service.server_connection",
+        "self.send_data(session.id, session.handshake_frame)",
+        "migrate_from or self.send_data(session.id, session.handshake_frame)",
+    ),
+    Mutation(
+        "the server of origin is not named",
+        "service.server_connection",
+        "headers[MIGRATE_FROM] = [migrate_from]",
+        "headers[MIGRATE_FROM] = [self.server.id]",
+    ),
+    Mutation(
+        "a slot is not given back while a call runs",
+        "service.hand_over",
+        "            return\n        self._slot.give_back()\n        await self._while(phase)",
+        "            return\n        await self._while(phase)",
+    ),
+    Mutation(
+        "groups are lost in the hand-over",
+        "service.hand_over",
+        "            session.connection.detach(session)\n        self._move_on(_Phase.LEFT)",
+        "            session.connection.detach(session)\n"
+        "            session.hub.groups.leave_all(session)\n        self._move_on(_Phase.LEFT)",
+    ),
+    Mutation(
+        "a crash of the old server is not noticed in a hand-over",
+        "service.hand_over",
+        "            self._move_on(_Phase.OVER)\n            session.close(_LOST)\n",
+        "            pass\n",
+    ),
+    # -- which server -----------------------------------------------------------------------
+    Mutation(
+        "a draining server is picked",
+        "service.service",
+        "if server.draining or (leaving",
+        "if (leaving",
+    ),
+    Mutation(
+        "draining is per connection",
+        "service.service",
+        "if server.draining or (leaving",
+        "if connection.migration_asked or (leaving",
+    ),
+    Mutation(
+        "clients move although the server only waits",
+        "service.server_connection",
+        'if value == "fin:1":',
+        'if value != "fin:0":',
+    ),
+    # -- the end of a server ----------------------------------------------------------------
+    Mutation(
+        "nobody tells the clients of a lost server",
+        "service.session",
+        "        else:\n            self.close(_SERVER_LOST)",
+        "        else:\n            self._end()",
+    ),
+    Mutation(
+        "the clients of a lost server stay",
+        "service.session",
+        "        else:\n            self.close(_SERVER_LOST)",
+        "        else:\n            pass",
+    ),
+    Mutation(
+        "a call that the hub did not end in time is answered twice",
+        "service.hand_over",
+        "        if target is None:\n            return\n        self._fail_late_calls()\n",
+        "        self._fail_late_calls()\n        if target is None:\n            return\n",
+    ),
+    # -- SDK servers ------------------------------------------------------------------------
+    Mutation(
+        "an SDK server is not asked politely",
+        "service.hand_over",
+        "        if not self._source.server.releases:\n            await self._wait_for_calls()\n",
+        "",
+    ),
+    Mutation(
+        "calls without an id are not waited for",
+        "service.hand_over",
+        "        if calls.unconfirmed:\n",
+        "        if False:\n",
+    ),
+    Mutation(
+        "what the old SDK server still says is let through",
+        "service.server_connection",
+        "        session = self.sessions.get(message.connection_id)\n        if session is None:",
+        "        session = self.hub.sessions.get(message.connection_id)\n        if session is None:",
+    ),
+    # -- the hub server ---------------------------------------------------------------------
+    Mutation(
+        "a second completion",
+        "server.calls",
+        "                self._client.send(Completion(call.invocation_id, result))\n",
+        "                self._client.send(Completion(call.invocation_id, result))\n"
+        "                self._client.send(Completion(call.invocation_id, result))\n",
+    ),
+    Mutation(
+        "the migrating close discards queued calls",
+        "server.client_connection",
+        "                self._departure = ConnectionMigrationFeature(self.hub.server_id, target)\n",
+        "                self._departure = ConnectionMigrationFeature(self.hub.server_id, target)\n"
+        "                self._calls.discard_waiting()\n",
+    ),
+    Mutation(
+        "an item passes its own queued call",
+        "server.calls",
+        "        self._uploads |= call.uploads\n",
+        "        self._uploads |= call.uploads if not self._waiting else {}\n",
+    ),
+    Mutation(
+        "aborted is set by the close",
+        "server.client_connection",
+        "                self._departure = ConnectionMigrationFeature(self.hub.server_id, target)\n",
+        "                self._departure = ConnectionMigrationFeature(self.hub.server_id, target)\n"
+        "                self.context.aborted.set()\n",
+    ),
+    Mutation(
+        "the feature is not set",
+        "server.client_connection",
+        "            features.set(self._departure)\n",
+        "            pass\n",
+    ),
+    Mutation(
+        "the feature is not there on arrival",
+        "server.client_connection",
+        "            features.set(self._arrival)\n",
+        "            pass\n",
+    ),
+    Mutation(
+        "a client moves although on_disconnected was not told so",
+        "server.client_connection",
+        "            if not self._disconnecting:\n",
+        "            if True:\n",
+    ),
+    Mutation(
+        "on_disconnected does not wait for running calls",
+        "server.client_connection",
+        "                await self._calls.run()\n",
+        "                with trio.move_on_after(0.05):\n"
+        "                    await self._calls.run()\n",
+    ),
+    Mutation(
+        "calls that never begin get no completion",
+        "server.calls",
+        "            self._fail(call, _TIME_IS_UP)\n            self._drop(call)",
+        "            self._drop(call)",
+    ),
+    Mutation(
+        "the service is not told to go on after a pause",
+        "server.client_connection",
+        "            self._ask(FlowControlOperation.RESUME)\n",
+        "            pass\n",
+    ),
+    Mutation(
+        "calls begin in the wrong order",
+        "server.calls",
+        "        call = self._waiting.popleft()\n        self._shrink(call.size)\n        return",
+        "        call = self._waiting.pop()\n        self._shrink(call.size)\n        return",
+    ),
+    # -- the shutdown -----------------------------------------------------------------------
+    Mutation(
+        "FINACK is not waited for",
+        "server.service_connection",
+        "        while not self._finack.is_set():\n            self.send",
+        "        while not self._finack.is_set():\n            self._finack.set()\n"
+        "            self.send",
+    ),
+    Mutation(
+        "clients move before the hooks have run",
+        "server.shutdown",
+        "        return FIN_WAIT\n",
+        "        return FIN_MIGRATE\n",
+    ),
+    Mutation(
+        "one scope around the stages",
+        "server.hub_server",
+        "                    with self._patience:\n",
+        "                    self._patience.deadline = (\n"
+        "                        trio.current_time() + self.shutdown_options.timeout - 0.001)\n"
+        "                    with self._patience:\n",
+    ),
+    Mutation(
+        "the hooks have no limit",
+        "server.shutdown",
+        "self._stage(HOOKS, self._options.timeout / 2)",
+        "self._stage(HOOKS, self._options.timeout * 9)",
+    ),
+    Mutation(
+        "a hook that raises ends the hooks",
+        "server.shutdown",
+        '                    log.error("shutdown hook %s of hub %s failed"',
+        '                    return log.error("shutdown hook %s of hub %s failed"',
+    ),
+    Mutation(
+        "the tasks of server connections are not shielded",
+        "server.service_connection",
+        "self.scope = trio.CancelScope(shield=True)",
+        "self.scope = trio.CancelScope()",
+    ),
+    Mutation(
+        "a client that moved is reported twice",
+        "server.shutdown",
+        "            self.migrated += 1\n",
+        "            self.migrated += 2\n",
+    ),
+    Mutation(
+        "a client of a lost connection is not told to end",
+        "server.service_connection",
+        "                client.connection_lost()\n",
+        "                pass\n",
+    ),
+]
+
+
+class _Mutant(MetaPathFinder):
+    """Imports one module with a line changed."""
+
+    def __init__(self, mutation: Mutation) -> None:
+        self._mutation = mutation
+        self._name = f"signalr_trio.{mutation.module}"
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if name != self._name:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path)
+        assert spec is not None
+        assert spec.origin is not None
+        spec.loader = _Loader(name, spec.origin, self._mutation)
+        return spec
+
+
+class _Loader(importlib.machinery.SourceFileLoader):
+    def __init__(self, name: str, path: str, mutation: Mutation) -> None:
+        super().__init__(name, path)
+        self._mutation = mutation
+
+    def get_code(self, fullname: str):  # type: ignore[no-untyped-def]
+        source = self.get_data(self.path).decode()
+        times = source.count(self._mutation.old)
+        if times != 1:
+            raise ValueError(f"mutation {self._mutation.name!r}: found {times} times")
+        changed = source.replace(self._mutation.old, self._mutation.new)
+        return compile(changed, self.path, "exec", dont_inherit=True)
+
+
+def hunt(mutation: Mutation, limit: int) -> Found:
+    """Runs seeds until one finds the bug; to be called in a fresh process."""
+    assert "signalr_trio" not in sys.modules
+    sys.meta_path.insert(0, _Mutant(mutation))
+    from tests.simulation.scenario import draw
+    from tests.simulation.world import run
+
+    for count in range(1, limit + 1):
+        seed = (mutation.seed + count - 1) % limit
+        violation = run(draw(seed)).violation
+        if violation is not None:
+            return Found(mutation.name, count, seed, violation)
+    return Found(mutation.name, 0, 0, "")
+
+
+def hunt_all(mutations: Sequence[Mutation], limit: int, jobs: int) -> list[Found]:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context, max_tasks_per_child=1) as pool:
+        return list(pool.map(hunt, mutations, [limit] * len(mutations)))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation.mutations")
+    parser.add_argument("--seeds", type=int, default=2000, help="the most for each")
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--only", default="", help="those with this in their names")
+    parser.add_argument("--cold", action="store_true", help="begins each hunt at seed 0")
+    options = parser.parse_args()
+    chosen = [one for one in MUTATIONS if options.only in one.name]
+    if options.cold:
+        chosen = [one._replace(seed=0) for one in chosen]
+    began = time.monotonic()
+    missed = 0
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.jobs, mp_context=context, max_tasks_per_child=1) as pool:
+        for found in pool.map(hunt, chosen, [options.seeds] * len(chosen)):
+            missed += not found.seeds
+            how = f"{found.seeds:5} seeds, {found.seed}" if found.seeds else "    NOT FOUND"
+            print(f"{how:>20}  {found.mutation}: {found.violation[:90]!r}", flush=True)
+    print(f"{len(chosen) - missed} of {len(chosen)} found in {time.monotonic() - began:.0f} s")
+    return bool(missed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

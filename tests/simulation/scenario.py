@@ -1,0 +1,366 @@
+"""What is to happen in a run, as plain data drawn from a seed, so that it can be made smaller."""
+
+from __future__ import annotations
+
+import random
+from typing import Any, Final
+
+import attrs
+
+__all__ = [
+    "CRASHES",
+    "FAULTS",
+    "Call",
+    "ClientPlan",
+    "Event",
+    "Scenario",
+    "ServerPlan",
+    "Steps",
+    "draw",
+    "duration",
+]
+
+#: What application code does, one after the other: ``("sleep", 0.5)``, ``("join", "a")``, ...
+Steps = tuple[tuple[Any, ...], ...]
+
+CRASHES: Final = ("kill", "cut_link", "silence_link", "kill_service", "stop_service")
+#: Faults of the network and of processes; all other events are what the promises are about.
+FAULTS: Final = (*CRASHES, "cut_client", "silence_client")
+
+
+@attrs.frozen
+class Call:
+    """One invocation of a client. Its number is its place in the plan."""
+
+    at: float
+    kind: str = "call"
+    """``call``, ``send`` (wants no answer), ``down`` (a stream to the client), ``up``."""
+    steps: Steps = ()
+    items: int = 0
+    gap: float = 0.0
+    cancel_after: float | None = None
+    padding: int = 0
+
+    @property
+    def duration(self) -> float:
+        """At the least; queues and the network come on top."""
+        own = duration(self.steps)
+        return own + self.items * self.gap if self.kind in ("up", "down") else own
+
+
+@attrs.frozen
+class ClientPlan:
+    name: str
+    connects: float = 0.0
+    leaves: float | None = None
+    says_close: bool = False
+    """Whether it leaves with a hub Close; else the socket just ends."""
+    slow_handshake: float = 0.0
+    protocol: str = "json"
+    sticky: bool = False
+    pings: bool = True
+    stops_reading: tuple[float, float] | None = None
+    """From when and for how long."""
+    on_connected: Steps = ()
+    on_disconnected: Steps = ()
+    calls: tuple[Call, ...] = ()
+
+    @property
+    def work(self) -> float:
+        """Seconds that its calls and hub events may take, all in all."""
+        return (
+            sum(call.duration for call in self.calls)
+            + 2 * duration(self.on_connected)
+            + 2 * duration(self.on_disconnected)
+        )
+
+
+@attrs.frozen
+class ServerPlan:
+    name: str
+    id: str
+    kind: str = "own"
+    """``own``, or ``sdk``: a server that does as the official SDK."""
+    starts: float = 0.0
+    connections: int = 1
+    parallel: int = 1
+    mode: str = "migrate_clients"
+    timeout: float = 30.0
+    stop_timeout: float = 5.0
+    inbox_pause: int = 1 << 20
+    hooks: tuple[Steps, ...] = ()
+
+
+@attrs.frozen
+class Event:
+    """``shutdown``, ``again`` (the second signal), ``cancel``, ``background``, or a fault."""
+
+    at: float
+    what: str
+    whom: str = ""
+    lossy: bool = False
+    steps: Steps = ()
+
+
+@attrs.frozen
+class Scenario:
+    seed: int
+    full: bool = False
+    """Whether HTTP and WebSockets are in it; else links and sessions are on pipes."""
+    service: dict[str, Any] = attrs.field(factory=dict)
+    servers: tuple[ServerPlan, ...] = ()
+    clients: tuple[ClientPlan, ...] = ()
+    events: tuple[Event, ...] = ()
+
+    @property
+    def has_faults(self) -> bool:
+        return any(event.what in FAULTS for event in self.events)
+
+    @property
+    def ends(self) -> float:
+        """When all that is planned has begun."""
+        times = [0.0]
+        times += [one.starts for one in self.servers]
+        times += [one.at for one in self.events]
+        for client in self.clients:
+            times += [client.connects + client.slow_handshake, client.leaves or 0.0]
+            times += [call.at + call.duration for call in client.calls]
+            times += [sum(client.stops_reading or (0.0,))]
+        return max(times)
+
+
+def duration(steps: Steps) -> float:
+    return sum(step[1] for step in steps if step[0] == "sleep")
+
+
+def draw(seed: int) -> Scenario:
+    return _Draw(seed).scenario()
+
+
+class _Draw:
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._chance = random.Random(seed)
+        self._calm = self._maybe(0.4)
+        """No faults, and nothing that outlasts a shutdown."""
+        self._hooked = self._maybe(0.4)
+        self._flooding = self._maybe(0.15)
+        self._stubborn = not self._calm and self._maybe(0.15)
+        """One client has a call that outlasts everything."""
+        self._end = self._chance.choice((1.0, 2.0, 4.0))
+
+    # -- the whole --------------------------------------------------------------------------
+
+    def scenario(self) -> Scenario:
+        servers = self._servers()
+        clients = tuple(self._client(f"c{i}") for i in range(self._chance.randint(1, 5)))
+        events = self._shutdowns(servers) + self._background(servers)
+        if not self._calm:
+            events += self._faults(servers, clients, [event.at for event in events])
+        return Scenario(
+            self._seed,
+            full=self._maybe(0.04) and all(server.kind == "own" for server in servers),
+            service=self._service(),
+            servers=servers,
+            clients=clients,
+            events=tuple(sorted(events, key=lambda event: event.at)),
+        )
+
+    def _service(self) -> dict[str, Any]:
+        options: dict[str, Any] = {"slots": self._chance.choice((1, 1, 2, 64))}
+        if self._flooding:
+            options["hold_limit"] = self._chance.choice((200, 2000, 1 << 20))
+            options["hold_total"] = self._chance.choice((500, 5000, 1 << 28))
+            options["link_high_water"] = self._chance.choice((500, 8 << 20))
+            options["hurry_full"] = self._chance.choice((0.3, 2.0))
+            options["client_timeout"] = self._chance.choice((1.5, 30.0))
+        if not self._calm:
+            options["polite_budget"] = self._chance.choice((2.0, 8.0, 20.0))
+        return options
+
+    def _servers(self) -> tuple[ServerPlan, ...]:
+        count = self._chance.choice((1, 2, 2, 2, 3, 3))
+        all_own = self._maybe(0.8)
+        plans = [self._server(f"s{i}", f"s{i}", 0.0, all_own) for i in range(count)]
+        for i in range(self._chance.choice((0, 0, 1, 2))):
+            id = self._chance.choice([f"s{i}" for i in range(count)] + [f"n{i}"] * count)
+            plans.append(self._server(f"n{i}", id, self._time(), all_own))
+        return tuple(plans)
+
+    def _server(self, name: str, id: str, starts: float, own: bool) -> ServerPlan:
+        chance = self._chance
+        kind = "own" if own or self._maybe(0.5) else "sdk"
+        return ServerPlan(
+            name,
+            # Nameless servers of one id are one server, as far as anyone can tell.
+            id if kind == "own" else f"{name}-sdk",
+            kind=kind,
+            starts=starts,
+            connections=chance.choice((1, 1, 2, 3)),
+            parallel=chance.choice((1, 1, 1, 3)),
+            mode=chance.choice(
+                ("migrate_clients",) * 6 + ("wait_for_clients_close", "off") * (not self._calm)
+            ),
+            timeout=30.0 if self._calm else chance.choice((1.5, 10.0, 30.0)),
+            stop_timeout=chance.choice((0.5, 5.0)),
+            inbox_pause=chance.choice((100, 2000)) if self._flooding else 1 << 20,
+            hooks=tuple(self._hook() for _ in range(chance.choice((0, 0, 1, 2)))),
+        )
+
+    # -- clients ----------------------------------------------------------------------------
+
+    def _client(self, name: str) -> ClientPlan:
+        chance = self._chance
+        calls = sorted(
+            (self._call() for _ in range(chance.choice((0, 2, 5, 10, 15)))),
+            key=lambda call: call.at,
+        )
+        if self._flooding:
+            calls += self._flood()
+        if self._stubborn and name == "c0":
+            calls.append(
+                Call(self._time() / 2, chance.choice(("call", "send")), (("sleep", 20.0),))
+            )
+        connects = 0.0 if self._maybe(0.7) else self._time()
+        return ClientPlan(
+            name,
+            connects=connects,
+            leaves=connects + self._time() if self._maybe(0.2) else None,
+            says_close=self._maybe(0.5),
+            slow_handshake=self._time() / 2 if self._maybe(0.1) else 0.0,
+            protocol=chance.choice(("json", "json", "messagepack")),
+            sticky=not self._calm and self._maybe(0.05),
+            pings=not self._maybe(0.1),
+            stops_reading=(self._time(), self._time()) if self._maybe(0.05) else None,
+            on_connected=self._hub_event() if self._hooked else (),
+            on_disconnected=self._hub_event(leaving=True) if self._hooked else (),
+            calls=tuple(sorted(calls, key=lambda call: call.at)),
+        )
+
+    def _call(self) -> Call:
+        chance = self._chance
+        kind = chance.choice(("call",) * 6 + ("send", "down", "up"))
+        at = round(self._time(), 3)
+        if kind == "down":
+            cancel = self._length() if self._maybe(0.2) else None
+            items = chance.choice((0, 1, 5, 20))
+            return Call(at, kind, self._steps(), items, self._length() / 10, cancel)
+        if kind == "up":
+            items = chance.choice((0, 1, 5, 20))
+            return Call(at, kind, self._steps(), items, self._length() / 10)
+        return Call(at, kind, self._steps())
+
+    def _flood(self) -> list[Call]:
+        at = self._time()
+        padding = self._chance.choice((50, 300))
+        flood = [Call(at, "call", padding=padding) for _ in range(self._chance.choice((5, 20)))]
+        slow = Call(at, "call", (("sleep", self._length() * 2),))
+        upload = Call(at, "up", (("sleep", self._length()),), 10, 0.1, padding=padding)
+        return [slow, upload, *flood]
+
+    def _steps(self) -> Steps:
+        steps = [self._step() for _ in range(self._chance.choice((0, 0, 1, 1, 2, 3)))]
+        if self._maybe(0.05):
+            steps.append(("fail",))
+        if not self._calm and self._maybe(0.01):
+            steps.append(("abort",))
+        return tuple(steps)
+
+    def _step(self) -> tuple[Any, ...]:
+        what = self._chance.choice(
+            ("sleep", "sleep", "sleep", "tell", "tell", "join", "leave", "group", "all", "user")
+        )
+        if what == "sleep":
+            return (what, self._length())
+        if what in ("join", "leave", "group"):
+            return (what, self._chance.choice("ab"))
+        if what == "user":
+            return (what, f"c{self._chance.randrange(4)}")
+        return (what,)
+
+    def _hub_event(self, *, leaving: bool = False) -> Steps:
+        steps = [self._step() for _ in range(self._chance.choice((0, 1, 2)))]
+        if leaving:
+            if self._maybe(0.7):
+                steps.insert(0, ("state", self._chance.choice((1, 100, 16000))))
+            if self._maybe(0.1):
+                steps.append(("fail",))
+        elif not self._calm and self._maybe(0.05):
+            steps.append(("fail",))
+        return tuple(steps)
+
+    def _hook(self) -> Steps:
+        steps = [("all",)] if self._maybe(0.5) else []
+        if self._maybe(0.5):
+            steps.append(("sleep", self._length()))
+        if self._maybe(0.3):
+            steps.append(("fail",))
+        return tuple(steps)
+
+    # -- what befalls them ------------------------------------------------------------------
+
+    def _shutdowns(self, servers: tuple[ServerPlan, ...]) -> list[Event]:
+        events: list[Event] = []
+        together = self._time() if self._maybe(0.2) else None
+        for server in servers:
+            if not self._maybe(0.6):
+                continue
+            at = server.starts + (together or self._time())
+            events.append(Event(at, "shutdown", server.name))
+            if not self._calm and self._maybe(0.15):
+                what = self._chance.choice(("again", "cancel"))
+                events.append(Event(at + self._length(), what, server.name))
+        if self._calm and len(events) >= len([one for one in servers if not one.starts]):
+            events.pop()
+        return events
+
+    def _background(self, servers: tuple[ServerPlan, ...]) -> list[Event]:
+        events: list[Event] = []
+        for _ in range(self._chance.choice((0, 1, 3))):
+            steps = tuple(
+                step for _ in range(3) if (step := self._step())[0] in ("group", "all", "user")
+            )
+            events.append(
+                Event(self._time(), "background", self._chance.choice(servers).name, steps=steps)
+            )
+        return events
+
+    def _faults(
+        self,
+        servers: tuple[ServerPlan, ...],
+        clients: tuple[ClientPlan, ...],
+        moments: list[float],
+    ) -> list[Event]:
+        """Anywhere, and where they hurt: just after something else has happened."""
+        events: list[Event] = []
+        for _ in range(self._chance.choice((0, 1, 1, 2, 3))):
+            what = self._chance.choice(
+                ("kill",) * 3
+                + ("cut_link",) * 4
+                + ("silence_link", "kill_service", "stop_service")
+                + ("cut_client",) * 3
+                + ("silence_client",)
+            )
+            whom = ""
+            if what in ("kill", "cut_link", "silence_link"):
+                whom = self._chance.choice(servers).name
+            elif what.endswith("client"):
+                whom = self._chance.choice(clients).name
+            at = self._time()
+            if moments and self._maybe(0.5):
+                at = self._chance.choice(moments) + self._chance.random() * 0.4
+            events.append(Event(at, what, whom, lossy=self._maybe(0.5)))
+        return events
+
+    # -- dice -------------------------------------------------------------------------------
+
+    def _maybe(self, odds: float) -> bool:
+        return self._chance.random() < odds
+
+    def _time(self) -> float:
+        return self._chance.random() * self._end
+
+    def _length(self) -> float:
+        """Of a pause in application code: mostly short."""
+        longest = (0.05, 0.5, 1.0) if self._calm else (0.05, 0.5, 2.0, 12.0)
+        return round(self._chance.random() * self._chance.choice(longest), 3)

@@ -1,0 +1,487 @@
+"""Plays a scenario: the real service, hub servers and clients on a network in memory."""
+
+from __future__ import annotations
+
+import logging
+import random
+import signal
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from functools import partial
+
+import attrs
+import trio
+
+from signalr_trio.background import open_background
+from signalr_trio.connection_string import DEVELOPMENT, parse_connection_string
+from signalr_trio.errors import ConnectionClosed, NegotiateError, SignalRError
+from signalr_trio.hosting import serve
+from signalr_trio.link.link import Agreement, Link
+from signalr_trio.link.websocket import WebSocketLink
+from signalr_trio.protocol.service_messages import OpenConnection
+from signalr_trio.server import GracefulShutdown, HubOptions, HubServer
+from signalr_trio.server.served_hub import ServedHub
+from signalr_trio.server.service_connection import ServiceConnection
+from signalr_trio.service.front_door import open_service
+from signalr_trio.service.options import ServiceOptions
+from signalr_trio.service.service import Service
+from signalr_trio.tokens import NAME_IDENTIFIER, Claims, make_token
+from signalr_trio.transport.http import http_request
+from signalr_trio.transport.stream import Flusher
+from signalr_trio.transport.websocket import connect_websocket
+from tests.simulation.app import HERE, Chat, Here, perform_hook, perform_outside
+from tests.simulation.client import Client, Connected
+from tests.simulation.determinism import run_deterministically
+from tests.simulation.ledger import ClientRun, Ledger, ServerRun, Violation
+from tests.simulation.network import SimulatedNetwork, Socket, Transport
+from tests.simulation.scenario import ClientPlan, Event, Scenario, ServerPlan
+from tests.simulation.sdk_server import SdkServer
+
+__all__ = ["Outcome", "run"]
+
+HUB = "chat"
+SERVICE = "service"
+#: After the last thing that is planned, everything has to have come to rest within this.
+LIVENESS = 120.0
+_PORT = 8888
+#: Seconds of CPU for one scenario; a hundred times what it takes.
+_PATIENCE = 20.0
+_ENDPOINT = parse_connection_string(DEVELOPMENT)
+
+
+@attrs.frozen
+class Outcome:
+    digest: str
+    trace: list[tuple[object, ...]]
+    violation: str | None
+    seconds: float
+    """Of the simulated clock."""
+
+
+def run(scenario: Scenario) -> Outcome:
+    """Plays a scenario to its end; the same scenario gives the same trace, always."""
+    world = World(scenario)
+    # A loop that never gives time a chance to pass would never end.
+    signal.setitimer(signal.ITIMER_VIRTUAL, _PATIENCE)
+    signal.signal(signal.SIGVTALRM, _lose_patience)
+    logging.disable(logging.CRITICAL)
+    violation: str | None = None
+    with _probes(world):
+        try:
+            run_deterministically(scenario.seed, world.main)
+        except BaseException as error:
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                raise
+            import traceback
+
+            violation = (
+                f"crash: {_leaves(error)}" + ("".join(traceback.format_exception(error))[-1500:])
+            )
+        finally:
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+            logging.disable(logging.NOTSET)
+    ledger = world.ledger
+    if ledger.violation is not None and not violation:
+        violation = str(ledger.violation)
+    return Outcome(ledger.digest, ledger.trace, violation, world.ended_at)
+
+
+def _lose_patience(*_: object) -> None:
+    raise Violation("liveness: nothing but spinning")
+
+
+class World:
+    def __init__(self, scenario: Scenario) -> None:
+        self.scenario = scenario
+        self.ledger = Ledger(scenario)
+        self.ended_at = 0.0
+        self._chance = random.Random(scenario.seed)
+        self._network = SimulatedNetwork(random.Random(scenario.seed + 1))
+        self._service: _RunningService | None = None
+        self._servers: dict[str, _RunningServer] = {}
+        self._clients: dict[str, Client] = {}
+        self._flusher = Flusher()
+
+    # -- the whole --------------------------------------------------------------------------
+
+    async def main(self) -> None:
+        with trio.fail_after(self.scenario.ends + 3 * LIVENESS):
+            async with open_background() as background:
+                if self.scenario.full:
+                    background.start_soon(self._flusher.run)
+                async with trio.open_nursery() as nursery:
+                    await self._start_service(nursery)
+                    self._begin(nursery)
+                    await self._come_to_rest()
+                    self.ledger.judge()
+                    await self._take_down()
+        self.ledger.judge_the_end()
+        self.ended_at = trio.current_time()
+
+    def _begin(self, nursery: trio.Nursery) -> None:
+        for server in self.scenario.servers:
+            run = self.ledger.server_made(server)
+            nursery.start_soon(self._run_server, run)
+        for client in self.scenario.clients:
+            nursery.start_soon(self._run_client, client)
+        for event in self.scenario.events:
+            nursery.start_soon(self._play, event)
+
+    async def _come_to_rest(self) -> None:
+        await trio.sleep_until(self.scenario.ends + 0.5)
+        limit = trio.current_time() + LIVENESS
+        while not self.ledger.at_rest and trio.current_time() < limit:  # noqa: ASYNC110
+            await trio.sleep(0.5)
+        self.ledger.check(self.ledger.at_rest, "liveness", self.ledger.unrest())
+        # What was sent last is still on its way.
+        await trio.sleep(2.0)
+
+    async def _take_down(self) -> None:
+        """Everyone leaves in order, and nothing is left."""
+        for client in self._clients.values():
+            client.leave(says_close=False)
+        await trio.sleep(2.0)
+        service = self._service
+        if service is not None and not self._is_dead(SERVICE):
+            with trio.move_on_after(2 * service.service.options.target_wait):
+                while service.service.client_count:  # noqa: ASYNC110
+                    await trio.sleep(1.0)
+            held = service.service.held_size
+            self.ledger.check(held == 0, "P8", held, "bytes are held for nobody")
+            left = service.service.client_count
+            silent = any(client.cut_at is not None for client in self.ledger.clients.values())
+            self.ledger.check(left == 0 or silent, "P10", left, "clients are left in the service")
+        for running in self._servers.values():
+            if running.server is not None:
+                run = running.run
+                if run.asked_at is None:
+                    self.ledger.asked(run)
+                running.server.request_shutdown()
+        for running in self._servers.values():
+            with trio.move_on_after(LIVENESS) as scope:
+                await running.over.wait()
+            name = running.run.name
+            self.ledger.check(not scope.cancelled_caught, "P7", name, "does not stop")
+            running.scope.cancel()
+        if service is not None:
+            service.stop.set()
+
+    def _is_dead(self, host: str) -> bool:
+        return host in self._network.dead
+
+    # -- the service ------------------------------------------------------------------------
+
+    async def _start_service(self, nursery: trio.Nursery) -> None:
+        options = ServiceOptions(**self.scenario.service)
+        start = self._run_full_service if self.scenario.full else self._run_service
+        self._service = await nursery.start(start, options)
+
+    async def _run_service(
+        self, options: ServiceOptions, *, task_status: trio.TaskStatus[_RunningService]
+    ) -> None:
+        service = Service(options, chance=self._chance)
+        async with open_background() as acceptor:
+            running = _RunningService(service, acceptor)
+            with running.scope:
+                async with service.running():
+                    task_status.started(running)
+                    await running.stop.wait()
+
+    async def _run_full_service(
+        self, options: ServiceOptions, *, task_status: trio.TaskStatus[_RunningService]
+    ) -> None:
+        network = self._network.host(SERVICE)
+        scope, stop = trio.CancelScope(), trio.Event()
+        with scope:
+            async with open_service(options=options, network=network, chance=self._chance) as door:
+                task_status.started(_RunningService(door.service, None, scope, stop))
+                await stop.wait()
+
+    # -- servers ----------------------------------------------------------------------------
+
+    async def _run_server(self, run: ServerRun) -> None:
+        await trio.sleep_until(run.plan.starts)
+        if run.dead:
+            run.ended_at = trio.current_time()
+            return
+        running = self._servers[run.name] = _RunningServer(run)
+        HERE.set(Here(self.ledger, run))
+        report = None
+        with running.scope:
+            try:
+                if run.own:
+                    report = await self._run_own_server(running)
+                else:
+                    server = SdkServer(self.ledger, run, self._connect_server, self._chance)
+                    running.server = server
+                    await server.run()
+            finally:
+                if running.server is not None and report is None:
+                    report = getattr(running.server, "report", None)
+                self.ledger.server_ended(run, report)
+                running.over.set()
+
+    async def _run_own_server(self, running: _RunningServer):  # type: ignore[no-untyped-def]
+        plan = running.run.plan
+        server = HubServer(
+            DEVELOPMENT,
+            server_id=plan.id,
+            shutdown=GracefulShutdown(plan.mode, plan.timeout, stop_timeout=plan.stop_timeout),
+            options=HubOptions(
+                max_parallel_invocations=plan.parallel,
+                inbox_pause=plan.inbox_pause,
+                server_connections=plan.connections,
+            ),
+            chance=self._chance,
+        )
+        server.map(Chat, f"/{HUB}")
+        for steps in plan.hooks:
+            server.on_shutdown(Chat)(partial(perform_hook, steps=steps))
+        running.server = server
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._wait_until_up, running)
+            if self.scenario.full:
+                network = self._network.host(plan.name)
+                report = await serve(server, port=None, signals=False, network=network)
+            else:
+                connect = partial(self._connect_own_server, server, plan)
+                report = await server.run(connect)
+            nursery.cancel_scope.cancel()
+        return report
+
+    async def _wait_until_up(self, running: _RunningServer) -> None:
+        server = running.server
+        assert isinstance(server, HubServer)
+        while True:
+            links = [link for hub in server.hubs for link in hub.connections]
+            if links and all(link.is_up for link in links):
+                self.ledger.server_up(running.run)
+                return
+            await trio.sleep(0.05)
+
+    @asynccontextmanager
+    async def _connect_own_server(
+        self, server: HubServer, plan: ServerPlan, hub: str, cid: str, target: str | None
+    ) -> AsyncGenerator[Link]:
+        agreement = Agreement(server.instance)
+        async with self._connect_server(plan, hub, cid, agreement) as link:
+            yield link
+
+    @asynccontextmanager
+    async def _connect_server(
+        self, plan: ServerPlan, hub: str, cid: str, agreement: Agreement | None
+    ) -> AsyncGenerator[Link]:
+        """A server connection without HTTP: bytes of service messages on a pipe."""
+        await trio.sleep(0.001)
+        service = self._service
+        connection = self._network.connect(plan.name, SERVICE)
+        if service is None or service.stop.is_set() or service.acceptor is None:
+            raise OSError("the service is not there")
+        near = Socket(connection.back, connection.there)
+        far = Socket(connection.there, connection.back)
+        link = WebSocketLink(far, agreement)  # type: ignore[arg-type]
+        service.acceptor.start_soon(self._accept_server, service, hub, link, plan.id, cid)
+        try:
+            yield WebSocketLink(near, agreement)  # type: ignore[arg-type]
+        finally:
+            await near.aclose()
+
+    async def _accept_server(
+        self, running: _RunningService, hub: str, link: Link, server_id: str, cid: str
+    ) -> None:
+        try:
+            await running.service.serve_server(hub, link, server_id=server_id, cid=cid)
+        finally:
+            await link.aclose()
+
+    # -- clients ----------------------------------------------------------------------------
+
+    async def _run_client(self, plan: ClientPlan) -> None:
+        run = self.ledger.clients[plan.name]
+        await trio.sleep_until(plan.connects)
+        try:
+            async with self._connect_client(plan, run) as connection:
+                client = self._clients[plan.name] = Client(self.ledger, run, connection)
+                await client.play()
+        except (OSError, ConnectionClosed, NegotiateError, SignalRError) as error:
+            if run.ended_at is None:
+                self.ledger.client_ended(run, type(error).__name__)
+
+    @asynccontextmanager
+    async def _connect_client(self, plan: ClientPlan, run: ClientRun) -> AsyncGenerator[Connected]:
+        claims: Claims = [(NAME_IDENTIFIER, plan.name)]
+        if plan.sticky:
+            claims.append(("asrs.s.ssticky", "Required"))
+        if self.scenario.full:
+            async with self._connect_full_client(plan, claims) as connection:
+                yield connection
+            return
+        service = self._service
+        connection = self._network.connect(plan.name, SERVICE)
+        if service is None or service.stop.is_set() or service.acceptor is None:
+            raise OSError("the service is not there")
+        far = Transport(connection.there, connection.back)
+        far.on_read = partial(self._check_reading, service.service, far)
+        id = service.service.new_id()
+        service.acceptor.start_soon(self._accept_client, service, far, id, claims)
+        near = Socket(connection.back, connection.there)
+        yield near
+
+    def _check_reading(self, service: Service, transport: Transport) -> None:
+        """The service reads no client whose hold is full."""
+        for session in service._sessions:
+            hold = session._hold
+            if session._transport is transport and hold is not None:
+                full = hold.size > service.options.hold_limit
+                full = full or service.held_size > service.options.hold_total
+                self.ledger.check(not full, "P8", session.user_id, "is read with a full hold")
+
+    async def _accept_client(
+        self, running: _RunningService, transport: Transport, id: str, claims: Claims
+    ) -> None:
+        await running.service.serve_client(HUB, transport, connection_id=id, claims=claims)
+
+    @asynccontextmanager
+    async def _connect_full_client(
+        self, plan: ClientPlan, claims: Claims
+    ) -> AsyncGenerator[Connected]:
+        network = self._network.host(plan.name)
+        audience = _ENDPOINT.client_audience(HUB)
+        token = make_token(_ENDPOINT.access_key, audience, list(claims))
+        headers = [("Authorization", f"Bearer {token}")]
+        url = f"http://localhost:{_PORT}/client"
+        answer = await http_request(
+            "POST",
+            f"{url}/negotiate?hub={HUB}&negotiateVersion=1",
+            headers=headers,
+            network=network,
+        )
+        if answer.status != 200:
+            raise NegotiateError(f"status {answer.status}")
+        import orjson
+
+        id = orjson.loads(answer.body)["connectionToken"]
+        async with connect_websocket(
+            f"{url}/?hub={HUB}&id={id}", headers=headers, flusher=self._flusher, network=network
+        ) as websocket:
+            yield websocket
+
+    # -- events -----------------------------------------------------------------------------
+
+    async def _play(self, event: Event) -> None:
+        await trio.sleep_until(event.at)
+        running = self._servers.get(event.whom)
+        if event.what in ("shutdown", "again", "cancel", "background"):
+            if running is not None and running.server is not None and not running.over.is_set():
+                await self._play_on(event, running)
+        elif event.what in ("kill_service", "stop_service"):
+            await self._end_service(event)
+        else:
+            await self._break(event, running)
+
+    async def _play_on(self, event: Event, running: _RunningServer) -> None:
+        server, run = running.server, running.run
+        assert server is not None
+        if event.what == "shutdown":
+            self.ledger.asked(run)
+            server.request_shutdown()
+        elif event.what == "again":
+            run.hurried_at = trio.current_time()
+            self.ledger.note("again", run.name)
+            server.stop_now()
+        elif event.what == "cancel":
+            run.hurried_at = trio.current_time()
+            self.ledger.note("cancel", run.name)
+            running.scope.cancel()
+        elif isinstance(server, HubServer):
+            HERE.set(Here(self.ledger, run))
+            try:
+                await perform_outside(server.hub_context(Chat), event.steps)
+            except ConnectionClosed:
+                self.ledger.note("no connection", run.name)
+
+    async def _end_service(self, event: Event) -> None:
+        service = self._service
+        assert service is not None
+        self.ledger.fault(event.what, SERVICE)
+        if event.what == "stop_service":
+            service.stop.set()
+        else:
+            self._network.kill(SERVICE, lossy=event.lossy)
+            service.scope.cancel()
+
+    async def _break(self, event: Event, running: _RunningServer | None) -> None:
+        host = event.whom
+        if host not in self.ledger.servers and host not in self.ledger.clients:
+            return  # A scenario that was made smaller.
+        if event.what == "kill":
+            self.ledger.fault(event.what, host)
+            self._network.kill(host, lossy=event.lossy)
+            if running is not None:
+                running.scope.cancel()
+            return
+        connections = self._network.of(host)
+        if not connections:
+            return
+        connection = self._chance.choice(connections)
+        self.ledger.fault(event.what, host)
+        if event.what.startswith("silence"):
+            connection.fall_silent()
+        elif event.lossy:
+            connection.reset()
+        else:
+            connection.die()
+
+
+@attrs.define(eq=False)
+class _RunningService:
+    service: Service
+    acceptor: trio.Nursery | None
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    stop: trio.Event = attrs.field(factory=trio.Event)
+
+
+@attrs.define(eq=False)
+class _RunningServer:
+    run: ServerRun
+    server: HubServer | SdkServer | None = None
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    over: trio.Event = attrs.field(factory=trio.Event)
+
+
+class _probes:
+    """Watches what no hub and no client sees: opens on a server, FINACKs, the service's holds."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def __enter__(self) -> None:
+        self._open = ServedHub.open
+        probe = self._opened
+
+        def open(hub: ServedHub, connection: ServiceConnection, message: OpenConnection) -> None:
+            probe(hub, message)
+            original(hub, connection, message)
+
+        original = self._open
+        ServedHub.open = open  # type: ignore[method-assign]
+
+    def __exit__(self, *_: object) -> None:
+        ServedHub.open = self._open  # type: ignore[method-assign]
+
+    def _opened(self, hub: ServedHub, message: OpenConnection) -> None:
+        here = HERE.get(None)
+        if here is None:
+            return
+        names = [value for kind, value in message.claims if kind == NAME_IDENTIFIER]
+        asked = here.server.asked_at is not None
+        answered = asked and all(one._finack.is_set() for one in hub.connections)
+        here.ledger.opened(here.server, names[0], answered_all_fins=answered)
+
+
+def _leaves(error: BaseException) -> str:
+    if isinstance(error, BaseExceptionGroup):
+        return "; ".join(_leaves(one) for one in error.exceptions)
+    if isinstance(error, Violation):
+        return str(error)
+    return repr(error)

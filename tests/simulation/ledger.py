@@ -337,7 +337,8 @@ class Ledger:
     def _check_arrival(
         self, client: ClientRun, before: Spell, spell: Spell, feature: ConnectionMigrationFeature
     ) -> None:
-        crashed = before.server.crashed_at is not None
+        # An open that was on its way when its connection was cut may come after another server's.
+        crashed = before.server.crashed_at is not None or spell.server.crashed_at is not None
         loose = crashed or not before.server.own
         self.check(before.over or loose, "P4", client.name, "came before it had left")
         # It may have crashed before the service knew that the client was there.

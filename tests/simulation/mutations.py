@@ -12,7 +12,7 @@ import multiprocessing
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from importlib.abc import MetaPathFinder
 from types import ModuleType
 from typing import Final, NamedTuple
@@ -238,6 +238,24 @@ MUTATIONS: Final[Sequence[Mutation]] = [
         "        else:\n            pass",
     ),
     Mutation(
+        "sends follow a Close",
+        "service.session",
+        "if self.gone or self._close_passed:",
+        "if self.gone:",
+    ),
+    Mutation(
+        "a client opened again does not end where it was",
+        "server.served_hub",
+        "            before.connection_lost()\n",
+        "            pass\n",
+    ),
+    Mutation(
+        "a client that is lost answers for the next",
+        "server.client_connection",
+        "self.connection.agreed and self.end is None:",
+        "self.connection.agreed:",
+    ),
+    Mutation(
         "a call that the hub did not end in time is answered twice",
         "service.hand_over",
         "        if target is None:\n            return\n        self._fail_late_calls()\n",
@@ -456,7 +474,8 @@ def main() -> int:
     missed = 0
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.jobs, mp_context=context, max_tasks_per_child=1) as pool:
-        for found in pool.map(hunt, chosen, [options.seeds] * len(chosen)):
+        hunts = [pool.submit(hunt, one, options.seeds) for one in chosen]
+        for found in (done.result() for done in as_completed(hunts)):
             missed += not found.seeds
             how = f"{found.seeds:5} seeds, {found.seed}" if found.seeds else "    NOT FOUND"
             print(f"{how:>20}  {found.mutation}: {found.violation[:90]!r}", flush=True)

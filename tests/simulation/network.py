@@ -108,10 +108,13 @@ class Pipe:
 class Connection:
     """Two pipes between two hosts, and the faults that can befall them."""
 
-    def __init__(self, chance: random.Random, client: str, server: str) -> None:
+    def __init__(
+        self, chance: random.Random, client: str, server: str, latency: float | None
+    ) -> None:
         self.hosts = (client, server)
         self._chance = chance
-        latency = chance.choice(_LATENCIES)
+        if latency is None:
+            latency = chance.choice(_LATENCIES)
         self.there = Pipe(chance, latency)
         self.back = Pipe(chance, latency)
 
@@ -260,8 +263,9 @@ class Listener(trio.abc.Listener[Stream]):
 class SimulatedNetwork:
     """All connections of a run. ``host`` is the network as one host sees it."""
 
-    def __init__(self, chance: random.Random) -> None:
+    def __init__(self, chance: random.Random, latency: float | None) -> None:
         self.chance = chance
+        self._latency = latency
         self.connections: dict[Connection, None] = {}
         self.listeners: dict[int, tuple[str, Listener]] = {}
         self.dead: set[str] = set()
@@ -274,7 +278,7 @@ class SimulatedNetwork:
         """Raises OSError where a host is dead."""
         if client in self.dead or server in self.dead:
             raise OSError(f"no route from {client} to {server}")
-        connection = Connection(self.chance, client, server)
+        connection = Connection(self.chance, client, server, self._latency)
         self.connections[connection] = None
         return connection
 

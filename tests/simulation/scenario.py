@@ -107,6 +107,8 @@ class Scenario:
     seed: int
     full: bool = False
     """Whether HTTP and WebSockets are in it; else links and sessions are on pipes."""
+    latency: float | None = None
+    """Of all connections; without it each has its own."""
     service: dict[str, Any] = attrs.field(factory=dict)
     servers: tuple[ServerPlan, ...] = ()
     clients: tuple[ClientPlan, ...] = ()
@@ -157,6 +159,10 @@ class _Draw:
         events = self._shutdowns(servers) + self._background(servers)
         if not self._calm:
             events += self._faults(servers, clients, [event.at for event in events])
+        if not self._calm and self._maybe(0.1):
+            servers += self._late_servers(servers, events)
+        elif self._stubborn and self._maybe(0.5):
+            servers, events = self._vanishing_target(servers)
         return Scenario(
             self._seed,
             full=self._maybe(0.04) and all(server.kind == "own" for server in servers),
@@ -165,6 +171,32 @@ class _Draw:
             clients=clients,
             events=tuple(sorted(events, key=lambda event: event.at)),
         )
+
+    def _late_servers(
+        self, servers: tuple[ServerPlan, ...], events: list[Event]
+    ) -> tuple[ServerPlan, ...]:
+        """Each comes when the time of another one is up."""
+        shutdowns = {event.whom: event.at for event in events if event.what == "shutdown"}
+        return tuple(
+            ServerPlan(f"late-{one.name}", f"late-{one.name}", starts=starts)
+            for one in servers
+            if one.name in shutdowns
+            and (starts := shutdowns[one.name] + one.timeout + self._chance.random() * 0.4) < 10.0
+        )
+
+    def _vanishing_target(
+        self, servers: tuple[ServerPlan, ...]
+    ) -> tuple[tuple[ServerPlan, ...], list[Event]]:
+        """An SDK server goes, and while its calls are waited for its one target does too."""
+        first = attrs.evolve(servers[0], id=f"{servers[0].name}-sdk", kind="sdk", timeout=30.0)
+        first = attrs.evolve(first, mode="migrate_clients", starts=0.0)
+        target = ServerPlan("target", "target", starts=0.2)
+        at = 0.3 + self._time() / 4
+        events = [
+            Event(at, "shutdown", first.name),
+            Event(at + 1.0 + self._time(), "shutdown", target.name),
+        ]
+        return (first, target), events
 
     def _service(self) -> dict[str, Any]:
         options: dict[str, Any] = {"slots": self._chance.choice((1, 1, 2, 64))}

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import random
 import signal
+import traceback
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import partial
 
 import attrs
+import orjson
 import trio
 
 from signalr_trio.background import open_background
@@ -19,7 +21,7 @@ from signalr_trio.hosting import serve
 from signalr_trio.link.link import Agreement, Link
 from signalr_trio.link.websocket import WebSocketLink
 from signalr_trio.protocol.service_messages import OpenConnection
-from signalr_trio.server import GracefulShutdown, HubOptions, HubServer
+from signalr_trio.server import GracefulShutdown, HubOptions, HubServer, ShutdownReport
 from signalr_trio.server.served_hub import ServedHub
 from signalr_trio.server.service_connection import ServiceConnection
 from signalr_trio.service.front_door import open_service
@@ -46,6 +48,7 @@ LIVENESS = 120.0
 _PORT = 8888
 #: Seconds of CPU for one scenario; a hundred times what it takes.
 _PATIENCE = 20.0
+_END_OF_TRACEBACK = 1500
 _ENDPOINT = parse_connection_string(DEVELOPMENT)
 
 
@@ -72,11 +75,8 @@ def run(scenario: Scenario) -> Outcome:
         except BaseException as error:
             if isinstance(error, (KeyboardInterrupt, SystemExit)):
                 raise
-            import traceback
-
-            violation = (
-                f"crash: {_leaves(error)}" + ("".join(traceback.format_exception(error))[-1500:])
-            )
+            where = "".join(traceback.format_exception(error))
+            violation = f"crash: {_leaves(error)}\n{where[-_END_OF_TRACEBACK:]}"
         finally:
             signal.setitimer(signal.ITIMER_VIRTUAL, 0)
             logging.disable(logging.NOTSET)
@@ -96,7 +96,7 @@ class World:
         self.ledger = Ledger(scenario)
         self.ended_at = 0.0
         self._chance = random.Random(scenario.seed)
-        self._network = SimulatedNetwork(random.Random(scenario.seed + 1))
+        self._network = SimulatedNetwork(random.Random(scenario.seed + 1), scenario.latency)
         self._service: _RunningService | None = None
         self._servers: dict[str, _RunningServer] = {}
         self._clients: dict[str, Client] = {}
@@ -206,22 +206,22 @@ class World:
             return
         running = self._servers[run.name] = _RunningServer(run)
         HERE.set(Here(self.ledger, run))
-        report = None
+        report: ShutdownReport | None = None
         with running.scope:
             try:
                 if run.own:
-                    report = await self._run_own_server(running)
+                    await self._run_own_server(running)
                 else:
                     server = SdkServer(self.ledger, run, self._connect_server, self._chance)
                     running.server = server
                     await server.run()
             finally:
-                if running.server is not None and report is None:
-                    report = getattr(running.server, "report", None)
+                if isinstance(running.server, HubServer):
+                    report = running.server.report
                 self.ledger.server_ended(run, report)
                 running.over.set()
 
-    async def _run_own_server(self, running: _RunningServer):  # type: ignore[no-untyped-def]
+    async def _run_own_server(self, running: _RunningServer) -> ShutdownReport:
         plan = running.run.plan
         server = HubServer(
             DEVELOPMENT,
@@ -358,8 +358,6 @@ class World:
         )
         if answer.status != 200:
             raise NegotiateError(f"status {answer.status}")
-        import orjson
-
         id = orjson.loads(answer.body)["connectionToken"]
         async with connect_websocket(
             f"{url}/?hub={HUB}&id={id}", headers=headers, flusher=self._flusher, network=network

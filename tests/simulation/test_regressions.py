@@ -1,0 +1,100 @@
+"""What the simulation found in the product, as the scenarios to which the findings shrank."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.simulation.scenario import Call, ClientPlan, Event, Scenario, ServerPlan
+from tests.simulation.world import run
+
+
+def _keeps_every_promise(scenario: Scenario) -> None:
+    outcome = run(scenario)
+    assert outcome.violation is None, "\n".join(map(repr, outcome.trace))
+
+
+def test_a_close_that_comes_after_on_disconnected_began_moves_nobody() -> None:
+    """The client was released, although its hub had been told that it leaves for good."""
+    _keeps_every_promise(
+        Scenario(
+            65,
+            servers=(
+                ServerPlan("s0", "s0", timeout=1.0),
+                # It comes when the time of the other one is up.
+                ServerPlan("s1", "s1", starts=1.6),
+            ),
+            clients=(ClientPlan("c2", on_disconnected=(("state", 100), ("sleep", 0.5))),),
+            events=(Event(0.5, "shutdown", "s0"),),
+        )
+    )
+
+
+def test_a_call_that_is_late_is_failed_only_if_its_client_leaves() -> None:
+    """The polite budget was over, its one target too: an error, and later the result as well."""
+    _keeps_every_promise(
+        Scenario(
+            2285,
+            service={"polite_budget": 2.0},
+            servers=(
+                ServerPlan("s1", "s1-sdk", kind="sdk"),
+                ServerPlan("s2", "s2", starts=0.15),
+            ),
+            clients=(ClientPlan("c2", calls=(Call(0.614, "up", (("sleep", 10.907),)),)),),
+            events=(
+                Event(0.21298854614151108, "shutdown", "s1"),
+                Event(1.7162715341515122, "shutdown", "s2"),
+            ),
+        )
+    )
+
+
+def test_nothing_follows_a_close() -> None:
+    """An SDK server in mode Off says Close, and sends go on until its connections end."""
+    _keeps_every_promise(
+        Scenario(
+            938,
+            servers=(
+                ServerPlan("s0", "s0-sdk", kind="sdk", connections=2, mode="off"),
+                ServerPlan("s1", "s1"),
+            ),
+            clients=tuple(
+                ClientPlan(
+                    f"c{i}", on_disconnected=(("sleep", 0.1 * i), ("all",)), calls=(Call(0.9),)
+                )
+                for i in range(4)
+            ),
+            events=(Event(1.0, "shutdown", "s0"),),
+        )
+    )
+
+
+def _second_opening(seed: int) -> Scenario:
+    """The target's server connection is lost while ``on_connected`` runs on it, and the service
+    chooses another connection of the same server."""
+    slow = (("sleep", 0.6),)
+    return Scenario(
+        seed,
+        servers=(
+            ServerPlan("s0", "s0"),
+            ServerPlan("s1", "s1", connections=2),
+            ServerPlan("s2", "s2", starts=3.0),
+        ),
+        clients=(ClientPlan("c0", on_connected=slow), ClientPlan("c1", on_connected=slow)),
+        events=(
+            Event(1.5, "shutdown", "s0"),
+            Event(1.9, "cut_link", "s1"),
+            Event(6.0, "shutdown", "s1"),
+        ),
+    )
+
+
+@pytest.mark.parametrize("seed", range(4, 9))
+def test_a_client_that_is_lost_answers_no_handshake(seed: int) -> None:
+    """The first ``on_connected`` answered for the second, on the connection made anew."""
+    _keeps_every_promise(_second_opening(seed))
+
+
+def test_a_client_that_is_opened_again_ends_where_it_was() -> None:
+    """The service noticed the loss first; the old client connection was never told, and the
+    shutdown waited for it until its time was up."""
+    _keeps_every_promise(_second_opening(28))

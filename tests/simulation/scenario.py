@@ -159,9 +159,14 @@ class _Draw:
         events = self._shutdowns(servers) + self._background(servers)
         if not self._calm:
             events += self._faults(servers, clients, [event.at for event in events])
-        if not self._calm and self._maybe(0.1):
+        theme = self._chance.random()
+        if not self._calm and theme < 0.08:
             servers += self._late_servers(servers, events)
-        elif self._stubborn and self._maybe(0.5):
+            clients = self._slowed(clients, "on_disconnected")
+        elif not self._calm and theme < 0.16:
+            servers, events = self._target_that_loses_a_connection(servers)
+            clients = self._slowed(clients, "on_connected")
+        elif self._stubborn and theme < 0.6:
             servers, events = self._vanishing_target(servers)
         return Scenario(
             self._seed,
@@ -182,6 +187,27 @@ class _Draw:
             for one in servers
             if one.name in shutdowns
             and (starts := shutdowns[one.name] + one.timeout + self._chance.random() * 0.4) < 10.0
+        )
+
+    def _target_that_loses_a_connection(
+        self, servers: tuple[ServerPlan, ...]
+    ) -> tuple[tuple[ServerPlan, ...], list[Event]]:
+        """While ``on_connected`` runs there, and it has other connections."""
+        target = ServerPlan("target", "target", starts=0.2, connections=2)
+        third = ServerPlan("third", "third", starts=1.0)
+        at = 1.0 + self._time() / 4
+        cut = self._chance.random() * 0.8
+        events = [
+            Event(at, "shutdown", servers[0].name),
+            Event(at + cut, "cut_link", target.name),
+            Event(at + cut + self._time(), "shutdown", target.name),
+        ]
+        return (attrs.evolve(servers[0], starts=0.0), target, third), events
+
+    def _slowed(self, clients: tuple[ClientPlan, ...], what: str) -> tuple[ClientPlan, ...]:
+        pause = ("sleep", 0.3 + self._chance.random() * 0.5)
+        return tuple(
+            attrs.evolve(client, **{what: (*getattr(client, what), pause)}) for client in clients
         )
 
     def _vanishing_target(
@@ -247,6 +273,8 @@ class _Draw:
             (self._call() for _ in range(chance.choice((0, 2, 5, 10, 15)))),
             key=lambda call: call.at,
         )
+        if self._maybe(0.1):
+            calls = [attrs.evolve(call, kind="send") for call in calls]
         if self._flooding:
             calls += self._flood()
         if self._stubborn and name == "c0":

@@ -31,7 +31,7 @@ from signalr_trio.server.shutdown import ShutdownReport
 from signalr_trio.service.negotiation import connect_client, negotiate
 from signalr_trio.service.options import ServiceOptions
 from signalr_trio.service.service import Service
-from signalr_trio.transport.http import Handler, Request, Response, serve_listeners
+from signalr_trio.transport.http import Handler, Request, Response, Upgrade, serve_listeners
 from signalr_trio.transport.network import TCP, Network, listening
 from signalr_trio.transport.stream import Flusher
 
@@ -167,7 +167,7 @@ class _EmbeddedDoor:
         self._service = service
         self._identify = identify
 
-    async def handle(self, request: Request) -> Response | None:
+    async def handle(self, request: Request) -> Response | Upgrade:
         hub = find_hub(self._server, request.path)
         if hub is not None:
             if self._server.draining:
@@ -184,7 +184,7 @@ class _EmbeddedDoor:
             return Response(401)
         if self._server.draining and request.wants_websocket:
             return Response(503)
-        return await connect_client(
+        return connect_client(
             self._service,
             hub.name,
             request,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from urllib.parse import urlencode
@@ -23,9 +23,10 @@ from signalr_trio.service.negotiation import (
 from signalr_trio.service.options import ServiceOptions
 from signalr_trio.service.service import Service
 from signalr_trio.tokens import Claims, TokenRefused, claims_of, verify_token
-from signalr_trio.transport.http import Request, Response, serve_listeners
+from signalr_trio.transport.http import Request, Response, Upgrade, serve_listeners
 from signalr_trio.transport.network import TCP, Network, listening
 from signalr_trio.transport.stream import Flusher
+from signalr_trio.transport.websocket import WebSocket
 
 __all__ = ["RunningService", "open_service"]
 
@@ -91,7 +92,7 @@ class _FrontDoor:
         self._endpoint = endpoint
         self._keys = keys
 
-    async def handle(self, request: Request) -> Response | None:
+    async def handle(self, request: Request) -> Response | Upgrade:
         path = request.path.lower().rstrip("/")
         if path in ("/api/v1/health", "/api/health"):
             return Response(200) if request.method in ("GET", "HEAD") else method_not_allowed()
@@ -101,7 +102,7 @@ class _FrontDoor:
         if hub is None:
             return text_response(400, "The query parameter 'hub' is missing.")
         if path == "/server":
-            return await self._server(request, hub)
+            return self._server(request, hub)
         claims = self._authenticate(request, self._endpoint.client_audience(hub))
         if claims is None:
             return Response(401)
@@ -110,9 +111,9 @@ class _FrontDoor:
         if path == "/client/negotiate":
             return negotiate(self._service, request, claims)
         query = _app_query(request)
-        return await connect_client(self._service, hub, request, claims, query_string=query)
+        return connect_client(self._service, hub, request, claims, query_string=query)
 
-    async def _server(self, request: Request, hub: str) -> Response | None:
+    def _server(self, request: Request, hub: str) -> Response | Upgrade:
         if self._authenticate(request, self._endpoint.server_audience(hub)) is None:
             return Response(401)
         if self._service.stopping:
@@ -123,10 +124,12 @@ class _FrontDoor:
         agreement = agreement_in(request.headers)
         cid = request.param("cid") or self._service.new_id()
         headers = [] if agreement is None else [agreement_header("service")]
-        async with request.websocket(headers=headers, max_message_size=None) as websocket:
+
+        def serve(websocket: WebSocket) -> Awaitable[None]:
             link = WebSocketLink(websocket, agreement)
-            await self._service.serve_server(hub, link, server_id=server_id, cid=cid)
-        return None
+            return self._service.serve_server(hub, link, server_id=server_id, cid=cid)
+
+        return Upgrade(serve, headers=headers, max_message_size=None)
 
     def _authenticate(self, request: Request, audience: str) -> Claims | None:
         header = request.header("authorization") or ""

@@ -250,7 +250,7 @@ class HandOver:
     def source_lost(self) -> None:
         """The old server's connection ended before it released the client."""
         session = self._session
-        if session.calls is None:
+        if session.calls is None or session.is_bound:
             self._move_on(_Phase.OVER)
             session.close(_LOST)
             return

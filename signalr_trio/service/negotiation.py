@@ -6,12 +6,15 @@ texts are those of ASP.NET Core SignalR.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 import orjson
 
 from signalr_trio.service.service import Service
 from signalr_trio.tokens import Claims
 from signalr_trio.transport.client_transport import WebSocketTransport
-from signalr_trio.transport.http import Request, Response
+from signalr_trio.transport.http import Request, Response, Upgrade
+from signalr_trio.transport.websocket import WebSocket
 
 __all__ = ["connect_client", "method_not_allowed", "negotiate", "text_response"]
 
@@ -37,15 +40,15 @@ def negotiate(service: Service, request: Request, claims: Claims) -> Response:
     return _json(answer)
 
 
-async def connect_client(
+def connect_client(
     service: Service,
     hub: str,
     request: Request,
     claims: Claims,
     *,
     query_string: str = "",
-) -> Response | None:
-    """Serves a client's WebSocket; an error response if that is not what was asked for.
+) -> Response | Upgrade:
+    """The WebSocket of a client; an error response if that is not what was asked for.
 
     ``claims`` are those of the request itself; the ones that were negotiated win.
     """
@@ -65,19 +68,21 @@ async def connect_client(
         claims = negotiated or claims
     else:
         connection_id = service.new_id()
-    options = service.options
-    # One WebSocket message may hold many hub messages, whose size the session judges; what this
-    # bounds is memory.
-    async with request.websocket(max_message_size=4 * options.max_message_size) as websocket:
-        await service.serve_client(
+    headers = _forwarded(request)
+
+    def serve(websocket: WebSocket) -> Awaitable[None]:
+        return service.serve_client(
             hub,
             WebSocketTransport(websocket),
             connection_id=connection_id,
             claims=claims,
             query_string=query_string,
-            headers=_forwarded(request),
+            headers=headers,
         )
-    return None
+
+    # One WebSocket message may hold many hub messages, whose size the session judges; what this
+    # bounds is memory.
+    return Upgrade(serve, max_message_size=4 * service.options.max_message_size)
 
 
 def method_not_allowed() -> Response:

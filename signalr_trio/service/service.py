@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import logging
 import random
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import asynccontextmanager
 
 import attrs
@@ -149,7 +149,7 @@ class Service:
         random_bytes = self._chance.randbytes(16)
         return base64.urlsafe_b64encode(random_bytes).rstrip(b"=").decode("ascii")
 
-    async def serve_client(
+    def serve_client(
         self,
         hub_name: str,
         transport: ClientTransport,
@@ -158,7 +158,7 @@ class Service:
         claims: Claims,
         query_string: str = "",
         headers: dict[str, list[str | None]] | None = None,
-    ) -> None:
+    ) -> Awaitable[None]:
         """Serves one client until it has gone, and its last hand-over is over."""
         hub = self.hub(hub_name)
         session = ClientSession(
@@ -170,12 +170,16 @@ class Service:
             query_string=query_string,
             headers=headers,
         )
+        return session.run()
+
+    def begun(self, session: ClientSession) -> None:
+        """A client has come; nobody knows yet what it wants."""
         self._sessions[session] = None
-        try:
-            await session.run()
-        finally:
-            self._sessions.pop(session, None)
-            self.progress.unpark_all()
+
+    def ended(self, session: ClientSession) -> None:
+        """A client and its last hand-over are over."""
+        self._sessions.pop(session, None)
+        self.progress.unpark_all()
 
     def admit(self, session: ClientSession) -> None:
         """A client is about to be opened on a server: from now on sends find it."""

@@ -51,6 +51,39 @@ class ClientSession:
     carried through when the client leaves meanwhile.
     """
 
+    __slots__ = (
+        "_close_passed",
+        "_early",
+        "_early_size",
+        "_heard_at",
+        "_hold",
+        "_paused",
+        "_pings",
+        "_reading",
+        "_resumed",
+        "_sent_at",
+        "_splitter",
+        "_stalled",
+        "_transport",
+        "answered",
+        "calls",
+        "claims",
+        "connection",
+        "gone",
+        "groups",
+        "hand_over",
+        "handshake_frame",
+        "headers",
+        "hub",
+        "id",
+        "last_server",
+        "nursery",
+        "protocol",
+        "query_string",
+        "service",
+        "user_id",
+    )
+
     nursery: trio.Nursery
     protocol: HubProtocol
 
@@ -91,7 +124,7 @@ class ClientSession:
         self._reading = trio.CancelScope()
         self._hold: Hold | None = None
         self._paused = False
-        self._resumed = trio.lowlevel.ParkingLot()
+        self._resumed: trio.Event | None = None
         self._early: list[bytes] = []
         self._early_size = 0
         self._close_passed = False
@@ -105,14 +138,17 @@ class ClientSession:
 
     async def run(self) -> None:
         """Serves the client until it has left and its last hand-over is over."""
-        async with trio.open_nursery() as nursery:
-            self.nursery = nursery
-            try:
-                with self._reading:
-                    await self._converse()
-            finally:
-                self._leave()
-                await self._transport.aclose()
+        self.service.begun(self)
+        try:
+            async with trio.open_nursery() as self.nursery:
+                try:
+                    with self._reading:
+                        await self._converse()
+                finally:
+                    self._leave()
+                    await self._transport.aclose()
+        finally:
+            self.service.ended(self)
 
     async def _converse(self) -> None:
         try:
@@ -228,8 +264,10 @@ class ClientSession:
         while self._hold is not None and self._is_full(self._hold):
             if self._hold.full_since is None:
                 self._hold.full_since = trio.current_time()
+            if self._resumed is None:
+                self._resumed = trio.Event()
             with self._unread():
-                await self._resumed.park()
+                await self._resumed.wait()
         if self._hold is not None:
             self._hold.full_since = None
 
@@ -249,7 +287,9 @@ class ClientSession:
 
     def resume_reading(self) -> None:
         """Looks again whether the client may be read."""
-        self._resumed.unpark_all()
+        if self._resumed is not None:
+            self._resumed.set()
+            self._resumed = None
 
     def _leave(self) -> None:
         """The client has left, or was closed: once, whatever the reason."""
@@ -427,7 +467,7 @@ class ClientSession:
         if hold is None:
             return []
         self.service.give_back(hold.size)
-        self._resumed.unpark_all()
+        self.resume_reading()
         return hold.take()
 
     def attached(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Protocol
 
 from signalr_trio.transport import frames
@@ -48,7 +49,7 @@ class ClientTransport(Protocol):
 
     def send_shared(self, shared: SharedPayload) -> None: ...
 
-    async def receive(self) -> bytes:
+    def receive(self) -> Awaitable[bytes]:
         """What the client sent next; raises ConnectionClosed when it is gone."""
         ...
 
@@ -66,6 +67,8 @@ class WebSocketTransport:
 
     name = "WebSockets"
 
+    __slots__ = ("_websocket", "binary")
+
     def __init__(self, websocket: WebSocket) -> None:
         self.binary = False
         self._websocket = websocket
@@ -80,8 +83,8 @@ class WebSocketTransport:
     def send_shared(self, shared: SharedPayload) -> None:
         self._websocket.write_frame(shared.websocket_frame)
 
-    async def receive(self) -> bytes:
-        return await self._websocket.receive()
+    def receive(self) -> Awaitable[bytes]:
+        return self._websocket.receive()
 
     async def aclose(self) -> None:
         await self._websocket.aclose()

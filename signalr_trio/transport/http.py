@@ -7,8 +7,7 @@ import binascii
 import logging
 import ssl
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from email.utils import formatdate
 from functools import partial
 from http import HTTPStatus
@@ -34,6 +33,7 @@ __all__ = [
     "Handler",
     "Request",
     "Response",
+    "Upgrade",
     "http_request",
     "serve_http",
     "serve_listeners",
@@ -77,8 +77,7 @@ class Request:
     body: bytes
     client: str | None
     """The address of the other side; None where it is not a socket."""
-    _http_version: str = attrs.field(alias="http_version")
-    _connection: _HttpConnection = attrs.field(alias="connection", repr=False)
+    http_version: str
 
     @property
     def query(self) -> list[tuple[str, str]]:
@@ -95,42 +94,31 @@ class Request:
 
     @property
     def wants_websocket(self) -> bool:
-        """It is an upgrade request that ``websocket`` can accept (RFC 6455, 4.2.1)."""
+        """It can be answered with an ``Upgrade`` (RFC 6455, 4.2.1)."""
         connection = ",".join(value for name, value in self.headers if name == "connection")
         return (
             self.method == "GET"
-            and self._http_version == "1.1"
+            and self.http_version == "1.1"
             and (self.header("upgrade") or "").lower() == "websocket"
             and "upgrade" in [token.strip() for token in connection.lower().split(",")]
             and self.header("sec-websocket-version") == "13"
             and _is_websocket_key(self.header("sec-websocket-key") or "")
         )
 
-    @asynccontextmanager
-    async def websocket(
-        self, *, headers: Headers = (), max_message_size: int | None = MAX_MESSAGE_SIZE
-    ) -> AsyncGenerator[WebSocket, None]:
-        """Accept the upgrade. Leaving the block closes the WebSocket with 1000.
 
-        ``headers`` go into the 101 answer. The handler is then to return None.
+@attrs.define
+class Upgrade:
+    """The answer to a request that wants a WebSocket: open one, and serve it."""
 
-        Raises:
-            ProtocolError: the request does not want a WebSocket.
-            ConnectionClosed: the client left before the answer.
-        """
-        key = self.header("sec-websocket-key")
-        if key is None or not self.wants_websocket:
-            raise ProtocolError(f"{self.path} was not asked for with an upgrade to WebSocket")
-        async with accept_websocket(
-            self._connection.upgrade(),
-            key,
-            headers=[("Date", _now()), *headers],
-            max_message_size=max_message_size,
-        ) as websocket:
-            yield websocket
+    serve: Callable[[WebSocket], Awaitable[None]]
+    """Its end closes the WebSocket with 1000."""
+    headers: Headers = ()
+    """Go into the 101 answer."""
+    max_message_size: int | None = MAX_MESSAGE_SIZE
+    """In bytes; a larger one ends the WebSocket with 1009."""
 
 
-Handler = Callable[[Request], Awaitable[Response | None]]
+Handler = Callable[[Request], Awaitable[Response | Upgrade]]
 
 
 async def serve_listeners(
@@ -151,16 +139,33 @@ async def serve_http(
 ) -> None:
     """Serve the requests of one connection, one after the other, and close it.
 
-    ``handler`` returns the response, or None when it has accepted a WebSocket. What it raises is
-    logged and answered with 500. Nothing is raised for what the client does.
+    What ``handler`` raises is logged and answered with 500. Nothing is raised for what the client
+    does.
     """
-    connection = _HttpConnection(stream, flusher, max_body, header_timeout)
+    buffered = BufferedStream(stream, flusher)
     try:
-        await connection.serve(handler)
+        # Nothing of HTTP is kept behind an upgrade: most connections are idle WebSockets.
+        upgraded = await _HttpConnection(buffered, max_body, header_timeout).serve(handler)
+        if upgraded is not None:
+            websocket, serve, path = upgraded
+            serving = serve(websocket)
+            del upgraded, serve
+            try:
+                await serving
+            except ConnectionClosed:
+                pass  # the client has left; nothing to wonder about
+            except Exception:
+                _logger.exception("the WebSocket at %s: the handler has failed", path)
+            finally:
+                await websocket.aclose()
     except (trio.BrokenResourceError, trio.ClosedResourceError):
         pass  # the client is gone
     finally:
-        await connection.stream.aclose()
+        await buffered.aclose()
+
+
+#: An open WebSocket, what is to serve it, and the path it was asked for with.
+_Upgraded = tuple[WebSocket, Callable[[WebSocket], Awaitable[None]], str]
 
 
 class _Refused(Exception):
@@ -174,64 +179,60 @@ class _Refused(Exception):
 class _HttpConnection:
     """The server's side of one HTTP connection."""
 
-    def __init__(
-        self, stream: trio.abc.Stream, flusher: Flusher, max_body: int, header_timeout: float
-    ) -> None:
-        self.stream = BufferedStream(stream, flusher)
-        self._flusher = flusher
-        self._client = _remote_address(stream)
+    def __init__(self, stream: BufferedStream, max_body: int, header_timeout: float) -> None:
+        self._stream = stream
+        self._client = _remote_address(stream.inner)
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
         self._max_body = max_body
         self._header_timeout = header_timeout
-        self._upgraded = False
         self._served = False
 
-    def upgrade(self) -> BufferedStream:
-        """The stream of the WebSocket, with what came behind the request."""
-        self._upgraded = True
-        received, _ = self._h11.trailing_data
-        self.stream = BufferedStream(self.stream.inner, self._flusher, received)
-        return self.stream
-
-    async def serve(self, handler: Handler) -> None:
+    async def serve(self, handler: Handler) -> _Upgraded | None:
+        """Serve requests until there are no more, or one was answered with an upgrade."""
         try:
-            while await self._serve_one(handler):
+            while (head := await self._read_head()) is not None:
+                request = self._request(head, await self._read_body(head))
+                answer = await self._answer(request, handler)
+                if isinstance(answer, Upgrade):
+                    return self._upgrade(request, answer)
+                if not await self._respond(request, answer):
+                    return None
                 self._h11.start_next_cycle()
         except h11.RemoteProtocolError as error:
             await self._refuse(error.error_status_hint)
         except _Refused as refused:
             await self._refuse(refused.status)
+        return None
 
-    async def _serve_one(self, handler: Handler) -> bool:
-        """Returns whether another request may follow."""
-        head = await self._read_head()
-        if head is None:
-            return False
-        request = self._request(head, await self._read_body(head))
-        response = await self._answer(request, handler)
-        if response is None:
-            return False
+    def _upgrade(self, request: Request, upgrade: Upgrade) -> _Upgraded:
+        received, _ = self._h11.trailing_data
+        self._stream.unread(received)
+        websocket = accept_websocket(
+            self._stream,
+            request.header("sec-websocket-key") or "",
+            headers=[("Date", _now()), *upgrade.headers],
+            max_message_size=upgrade.max_message_size,
+        )
+        return websocket, upgrade.serve, request.path
+
+    async def _answer(self, request: Request, handler: Handler) -> Response | Upgrade:
+        try:
+            answer = await handler(request)
+            if isinstance(answer, Upgrade) and not request.wants_websocket:
+                raise ProtocolError(f"{request.path} was not asked for with an upgrade")
+        except Exception:
+            self._log_failure(request)
+            return Response(500)
+        return answer
+
+    async def _respond(self, request: Request, response: Response) -> bool:
+        """Whether another request may follow."""
         try:
             await self._send(response, head_only=request.method == "HEAD")
         except (h11.LocalProtocolError, UnicodeError):
             self._log_failure(request)  # headers that HTTP does not have
             return False
         return self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE
-
-    async def _answer(self, request: Request, handler: Handler) -> Response | None:
-        try:
-            response = await handler(request)
-            if response is None and not self._upgraded:
-                raise RuntimeError("the handler neither returned a response nor took an upgrade")
-        except ConnectionClosed:
-            if self._upgraded:
-                return None  # the client has left the WebSocket; nothing to wonder about
-            self._log_failure(request)
-        except Exception:
-            self._log_failure(request)
-        else:
-            return response
-        return None if self._upgraded else Response(500)
 
     def _log_failure(self, request: Request) -> None:
         target = without_token(f"{request.path}?{request.query_string}")
@@ -282,7 +283,7 @@ class _HttpConnection:
                 return bytes(body)
 
     async def _receive(self) -> None:
-        self._h11.receive_data(bytes(await self.stream.receive_some()))
+        self._h11.receive_data(bytes(await self._stream.receive_some()))
 
     def _request(self, head: h11.Request, body: bytes) -> Request:
         target = head.target.decode("latin-1")
@@ -300,7 +301,6 @@ class _HttpConnection:
             body=body,
             client=self._client,
             http_version=head.http_version.decode("ascii"),
-            connection=self,
         )
 
     async def _refuse(self, status: int) -> None:
@@ -308,8 +308,8 @@ class _HttpConnection:
             await self._send(Response(status, headers=[("Connection", "close")]), head_only=False)
             # What the client still sends would turn into a reset, and the answer be lost.
             with trio.move_on_after(1.0):
-                if await self.stream.send_eof():
-                    while await self.stream.receive_some():
+                if await self._stream.send_eof():
+                    while await self._stream.receive_some():
                         pass
 
     async def _send(self, response: Response, *, head_only: bool) -> None:
@@ -329,14 +329,14 @@ class _HttpConnection:
             self._write(h11.Data(data=response.body))
         self._write(h11.EndOfMessage())
         with trio.move_on_after(IDLE_TIMEOUT) as sending:
-            await self.stream.drained()
+            await self._stream.drained()
         if sending.cancelled_caught:
-            self.stream.abort()
+            self._stream.abort()
 
     def _write(self, event: h11.Event) -> None:
         data = self._h11.send(event)
         if data:
-            self.stream.write(data)
+            self._stream.write(data)
 
 
 async def http_request(

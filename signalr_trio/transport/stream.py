@@ -11,6 +11,8 @@ import os
 import socket
 import struct
 import sys
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 import trio
 
@@ -33,12 +35,13 @@ class Flusher:
     are stuck.
     """
 
-    __slots__ = ("_dirty", "_nursery", "_sleeper", "stopped")
+    __slots__ = ("_dirty", "_early", "_nursery", "_sleeper", "stopped")
 
     def __init__(self) -> None:
         self._dirty: list[BufferedStream] = []
         self._sleeper: trio.lowlevel.Task | None = None
         self._nursery: trio.Nursery | None = None
+        self._early: list[Callable[[], Awaitable[object]]] = []  # tasks to be, before ``run``
         #: ``run`` has ended.
         self.stopped = False
 
@@ -48,6 +51,9 @@ class Flusher:
             raise RuntimeError("this flusher runs, or has run, already")
         try:
             async with trio.open_nursery() as self._nursery:
+                for function in self._early:
+                    self._nursery.start_soon(function)
+                self._early.clear()
                 while True:
                     if not self._dirty:
                         await self._sleep()
@@ -70,10 +76,13 @@ class Flusher:
             trio.lowlevel.reschedule(self._sleeper)
             self._sleeper = None
 
-    def close_forcefully(self, stream: trio.abc.AsyncResource) -> None:
-        """Close, without waiting, a stream that has no synchronous way to be closed."""
+    def start_soon(self, function: Callable[[], Awaitable[object]]) -> bool:
+        """Run a task of one of the streams beside ``run``; False once that has ended."""
         if self._nursery is not None:
-            self._nursery.start_soon(trio.aclose_forcefully, stream)
+            self._nursery.start_soon(function)
+        elif not self.stopped:
+            self._early.append(function)
+        return not self.stopped
 
     async def _sleep(self) -> None:
         self._sleeper = trio.lowlevel.current_task()
@@ -88,14 +97,12 @@ class Flusher:
 class BufferedStream(trio.abc.Stream):
     """A stream that is written to without waiting.
 
-    ``received`` is what has been read from ``inner`` already; it is received first.
     Sockets are read and written by system calls of our own, any other stream by its methods.
     """
 
     __slots__ = (
         "_chunks",
         "_closed",
-        "_flusher",
         "_may_have_more",
         "_progress",
         "_queued",
@@ -103,25 +110,28 @@ class BufferedStream(trio.abc.Stream):
         "_socket",
         "broken",
         "buffered",
+        "flusher",
         "inner",
     )
 
-    def __init__(
-        self, inner: trio.abc.Stream, flusher: Flusher, received: bytes | bytearray = b""
-    ) -> None:
+    def __init__(self, inner: trio.abc.Stream, flusher: Flusher) -> None:
         self.inner = inner
         #: Bytes that the kernel (or the inner stream) has not been given yet.
         self.buffered = 0
         #: The other side is gone, or ``abort`` was called: what is written goes nowhere.
         self.broken = False
-        self._flusher = flusher
-        self._received = received
+        self.flusher = flusher
+        self._received = b""
         self._socket = _socket_of(inner)
         self._chunks: list[bytes] = []
         self._queued = False  # the flusher knows of us
         self._closed = False
         self._progress: trio.Event | None = None
         self._may_have_more = False
+
+    def unread(self, data: bytes) -> None:
+        """Receive ``data`` (again) before what comes next."""
+        self._received = data
 
     def write(self, data: bytes) -> None:
         """Buffer ``data``; it leaves at the next scheduler tick. Never blocks, never raises."""
@@ -131,7 +141,7 @@ class BufferedStream(trio.abc.Stream):
         self.buffered += len(data)
         if not self._queued:
             self._queued = True
-            self._flusher.add(self)
+            self.flusher.add(self)
 
     async def drained(self, limit: int = 0) -> None:
         """Wait until at most ``limit`` bytes are buffered. Always a checkpoint.
@@ -142,7 +152,7 @@ class BufferedStream(trio.abc.Stream):
         """
         await trio.lowlevel.checkpoint()
         while self.buffered > limit and not self.broken:
-            if self._flusher.stopped:
+            if self.flusher.stopped:
                 raise trio.BrokenResourceError("the flusher of this stream has stopped")
             if self._progress is None:
                 self._progress = trio.Event()
@@ -169,9 +179,29 @@ class BufferedStream(trio.abc.Stream):
             size = len(self._received) if max_bytes is None else max_bytes
             data, self._received = self._received[:size], self._received[size:]
             return data
-        if self._socket is None:
+        source, size = self._socket, max_bytes or _RECEIVE_SIZE
+        if source is None:
             return await self.inner.receive_some(max_bytes)
-        return await self._receive_from(self._socket, max_bytes or _RECEIVE_SIZE)
+        # After a read that did not fill its buffer there is hardly ever more at once, so we
+        # wait first: that saves the system call that would have said so.
+        wait_first = not self._may_have_more
+        if not wait_first:
+            await trio.lowlevel.checkpoint()
+        while True:
+            # Looked at before waiting: trio's wait_readable takes -1 amiss.
+            if source.fileno() == -1:
+                raise trio.ClosedResourceError
+            if wait_first:
+                await trio.lowlevel.wait_readable(source)
+            try:
+                data = os.read(source.fileno(), size)
+            except BlockingIOError:
+                wait_first = True
+            except OSError as error:
+                raise trio.BrokenResourceError(f"the connection is lost: {error}") from error
+            else:
+                self._may_have_more = len(data) == size
+                return data
 
     async def send_eof(self) -> bool:
         """Send what is buffered, then an end of file. False if ``inner`` cannot do that.
@@ -204,32 +234,11 @@ class BufferedStream(trio.abc.Stream):
         """Give up what is buffered and close the connection at once; TCP sends a reset."""
         self._break()
         if self._socket is None:
-            self._flusher.close_forcefully(self.inner)
+            # It has no way to be closed without waiting.
+            self.flusher.start_soon(partial(trio.aclose_forcefully, self.inner))
         elif self._socket.fileno() != -1:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             self._socket.close()
-
-    async def _receive_from(self, source: trio.socket.SocketType, max_bytes: int) -> bytes:
-        # After a read that did not fill its buffer there is hardly ever more at once, so we
-        # wait first: that saves the system call that would have said so.
-        wait_first = not self._may_have_more
-        if not wait_first:
-            await trio.lowlevel.checkpoint()
-        while True:
-            # Looked at before waiting: trio's wait_readable takes -1 amiss.
-            if source.fileno() == -1:
-                raise trio.ClosedResourceError
-            if wait_first:
-                await trio.lowlevel.wait_readable(source)
-            try:
-                data = os.read(source.fileno(), max_bytes)
-            except BlockingIOError:
-                wait_first = True
-            except OSError as error:
-                raise trio.BrokenResourceError(f"the connection is lost: {error}") from error
-            else:
-                self._may_have_more = len(data) == max_bytes
-                return data
 
     def _flush(self, nursery: trio.Nursery) -> None:
         if self.broken or not self._chunks:
@@ -297,7 +306,7 @@ class BufferedStream(trio.abc.Stream):
             self._break()
 
     async def _flush_rest(self) -> None:
-        if not self._flusher.stopped:
+        if not self.flusher.stopped:
             while self.buffered and not self.broken:
                 if self._progress is None:
                     self._progress = trio.Event()

@@ -1,35 +1,38 @@
 """A WebSocket: trio-websocket where it is good, a short way where it is slow.
 
-trio-websocket makes connections and ends them: the upgrade, control frames, fragments, the
-close handshake, the refusal of what RFC 6455 forbids. Plain data frames go past it, both ways.
-What is sent is encoded by ``frames`` and put straight into the buffered stream, because
-``send_message`` costs a lock, several scheduler yields and a system call per message. What is
-received is looked through for plain frames before trio-websocket sees it, because its reader
-task, parser and channel cost a scheduler tick and some 40 us for each message; only the other
-frames go on to it.
+Fragments, control frames, the close handshake, the refusal of what RFC 6455 forbids, and a
+client's upgrade are trio-websocket's. Plain data frames go past it, both ways. What is sent is
+encoded by ``frames`` and put straight into the buffered stream, because ``send_message`` costs a
+lock, several scheduler yields and a system call per message. What is received is looked through
+for plain frames before trio-websocket sees it, because its reader task, parser and channel cost a
+scheduler tick and some 40 us for each message; only the other frames go on to it.
 
-So it is ``receive`` that reads the socket. While nobody receives, nothing is read: pings stay
+A server needs none of it until such a frame comes, or the WebSocket is closed: most never see one
+before, and a reader task with its parser takes 10 KB and 300 us for each client. So there it is
+let in when it is first needed, with a handshake that nobody sees.
+
+It is ``receive`` that reads the socket. While nobody receives, nothing is read: pings stay
 unanswered, and the other side's close or loss unnoticed (but by ``broken``, when one sends).
 That is also how a WebSocket pushes back.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import logging
-import math
 import re
 import ssl
 import sys
-from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import cast
 
 import trio
 import trio_websocket
 
 from signalr_trio.errors import ConnectionClosed
-from signalr_trio.transport.endpoint import connect, parse_url
+from signalr_trio.transport.endpoint import Endpoint, connect, parse_url
 from signalr_trio.transport.frames import (
     BINARY,
     CLOSE,
@@ -66,6 +69,13 @@ _LINGER_TIMEOUT = 1.0
 _MAX_HEAD = 64 * 1024
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})")
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
+#: RFC 6455, 1.3.
+_GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+# What trio-websocket reads as a client's request: the real one has been answered.
+_REQUEST = (
+    b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
 _logger = logging.getLogger("signalr_trio.websocket")
 
 Headers = Iterable[tuple[str, str]]
@@ -89,10 +99,10 @@ class WebSocket:
         "_close_code",
         "_close_reason",
         "_closing",
-        "_connection",
         "_done",
         "_mask",
         "_owed",
+        "_peer",
         "_queue",
         "_reading",
         "_scanner",
@@ -104,19 +114,16 @@ class WebSocket:
     )
 
     def __init__(
-        self,
-        connection: trio_websocket.WebSocketConnection,
-        wire: _Wire,
-        max_message_size: int | None,
+        self, wire: _Wire, peer: _TrioWebSocket | None, max_message_size: int | None
     ) -> None:
-        self._connection = connection
         self._wire = wire
+        self._peer = peer
         self._stream = wire.stream
-        self._mask = connection.is_client
+        self._mask = wire.is_client
         self._scanner = FrameScanner(
-            from_client=connection.is_server, max_message_size=max_message_size
+            from_client=not wire.is_client, max_message_size=max_message_size
         )
-        self._queue: deque[Message | Passed] = deque()
+        self._queue: list[Message | Passed] = []  # the next one is the last
         self._owed = 0  # messages that trio-websocket has yet to put together
         self._reading = False
         self._turn: trio.Event | None = None
@@ -127,12 +134,9 @@ class WebSocket:
         #: Whether the last message received was text.
         self.text_received = False
         #: Clients: the headers of the 101 answer, names in lower case.
-        self.response_headers: list[tuple[str, str]] = [
-            (name.decode("latin-1"), value.decode("latin-1"))
-            for name, value in connection.handshake_headers
-        ]
+        self.response_headers: list[tuple[str, str]] = []
         if wire.early:
-            self._queue.extend(self._scanner.feed(wire.early))
+            self._scan(wire.early)
 
     @property
     def buffered(self) -> int:
@@ -149,7 +153,7 @@ class WebSocket:
         """The close code, of the side that closed first; 1006: lost. None while open."""
         if self._close_code is not None:
             return self._close_code
-        closed = self._connection.closed
+        closed = self._found
         if closed is not None:
             return int(closed.code)
         return _LOST if self._wire.closed else None
@@ -159,7 +163,7 @@ class WebSocket:
         """The reason in the close frame."""
         if self._close_code is not None:
             return self._close_reason
-        closed = self._connection.closed
+        closed = self._found
         return (closed.reason or "") if closed is not None else ""
 
     def send(self, payload: bytes, *, text: bool = False) -> None:
@@ -201,10 +205,11 @@ class WebSocket:
             if self._owed:
                 return await self._receive_assembled()
             if queue:
-                item = queue.popleft()
+                item = queue[-1]
                 if isinstance(item, Passed):
                     await self._pass_on(item)
                 else:
+                    queue.pop()
                     payload, self.text_received = item
                     return payload
             elif self._ended:
@@ -240,6 +245,8 @@ class WebSocket:
             await self._stream.aclose()
         finally:
             self._wire.end()
+            if self._peer is not None:
+                await self._peer.aclose()
             self._done.set()
 
     def abort(self) -> None:
@@ -247,12 +254,29 @@ class WebSocket:
         self._stream.abort()
 
     @property
+    def _found(self) -> trio_websocket.CloseReason | None:
+        """How the WebSocket was closed, as trio-websocket sees it."""
+        connection = self._peer and self._peer.connection
+        return connection.closed if connection else None
+
+    @property
     def _ended(self) -> bool:
-        return self._wire.closed or self._wire.close_sent or self._connection.closed is not None
+        return self._wire.closed or self._wire.close_sent or self._found is not None
+
+    async def _let_in(self) -> trio_websocket.WebSocketConnection | None:
+        """trio-websocket on this WebSocket; None if that has been lost meanwhile."""
+        if self._peer is None:
+            self._peer = _TrioWebSocket(self._wire, _accept)
+            self._peer.start()
+        await self._peer.opened.wait()
+        return self._peer.connection
 
     async def _receive_assembled(self) -> bytes:
+        connection = await self._let_in()
+        if connection is None:
+            raise self._closed_error()
         try:
-            message = await self._connection.get_message()
+            message = await connection.get_message()
         except trio_websocket.ConnectionClosed:
             self._owed = 0
             self._refuse()
@@ -280,15 +304,28 @@ class WebSocket:
                 self._turn.set()
                 self._turn = None
         if data:
-            self._queue.extend(self._scanner.feed(data))
+            self._scan(data)
+        elif self._peer is None:
+            self._wire.end()  # lost, and trio-websocket knows of nothing that it could add
         else:
-            self._queue.append(Passed(b"", Kind.REST))
+            self._queue.insert(0, Passed(b"", Kind.REST))
+
+    def _scan(self, data: bytes | bytearray) -> None:
+        found = self._scanner.feed(data)
+        if len(found) > 1:
+            found.reverse()
+        self._queue[:0] = found
 
     async def _pass_on(self, item: Passed) -> None:
-        """Let trio-websocket have its bytes, and wait until it has dealt with them."""
+        """Let trio-websocket have the next item, and wait until it has dealt with that."""
         if item.kind is Kind.TOO_BIG:
+            self._queue.pop()
             self._fail(_TOO_BIG, "message too big")
             return
+        await self._let_in()
+        if not self._queue or self._queue[-1] is not item:
+            return  # ``aclose`` has come between, and passed it on
+        self._queue.pop()
         if item.kind is Kind.LAST_PART and not self._closing:
             self._owed += 1
         self._wire.put(item.data)
@@ -302,7 +339,7 @@ class WebSocket:
 
     def _refuse(self) -> None:
         """Say why, where trio-websocket has found a fault: it ends without a close frame."""
-        closed = self._connection.closed
+        closed = self._found
         if closed is not None and closed.code in (_PROTOCOL_ERROR, _BAD_PAYLOAD):
             self._fail(int(closed.code), "")
 
@@ -316,10 +353,12 @@ class WebSocket:
         self._wire.close_sent = True
 
     async def _close_handshake(self, code: int, reason: str) -> None:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._discard, nursery.cancel_scope)
-            await self._connection.aclose(code, reason)
-            nursery.cancel_scope.cancel()
+        connection = await self._let_in()
+        if connection is not None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._discard, nursery.cancel_scope)
+                await connection.aclose(code, reason)
+                nursery.cancel_scope.cancel()
 
     async def _discard(self, handshake: trio.CancelScope) -> None:
         """Receive for the close handshake alone, and end it when the connection has ended."""
@@ -327,9 +366,11 @@ class WebSocket:
             if not self._queue:
                 await self._read()
                 continue
-            item = self._queue.popleft()
+            item = self._queue[-1]
             if isinstance(item, Passed):
                 await self._pass_on(item)
+            else:
+                self._queue.pop()
         handshake.cancel()
 
     async def _linger(self) -> None:
@@ -368,13 +409,16 @@ class _Wire(trio.abc.Stream):
         "close_sent",
         "closed",
         "early",
+        "is_client",
         "keep_open",
         "status",
         "stream",
+        "upgraded",
     )
 
-    def __init__(self, stream: BufferedStream, request: bytes | None) -> None:
+    def __init__(self, stream: BufferedStream, *, is_client: bool) -> None:
         self.stream = stream
+        self.is_client = is_client
         #: trio-websocket has ended the connection, or its reader has ended.
         self.closed = False
         #: A close frame is buffered: nothing may follow it.
@@ -385,8 +429,10 @@ class _Wire(trio.abc.Stream):
         self.status: int | None = None
         #: What came behind the head of the answer, in the same read.
         self.early = b""
-        self._inbox = request or b""
-        self._head: bytearray | None = bytearray() if request is None else None
+        #: Servers: what trio-websocket answers to the request has been sent long since.
+        self.upgraded = is_client
+        self._inbox = b"" if is_client else _REQUEST
+        self._head: bytearray | None = bytearray() if is_client else None
         self._eof = False
         self._wanted: trio.Event | None = None
         self._settled: trio.Event | None = None
@@ -431,6 +477,9 @@ class _Wire(trio.abc.Stream):
         return data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        if not self.upgraded:
+            self.upgraded = True
+            return
         # Besides the handshake only control frames come here, each by itself.
         self.close_sent = self.close_sent or data[:1] == bytes((0x80 | CLOSE,))
         await self.stream.send_all(data)
@@ -461,30 +510,92 @@ class _Wire(trio.abc.Stream):
         return bytes(head[before : end.end()])
 
 
-class _Reader:
-    """Stands in for the nursery of trio-websocket's reader task.
+class _TrioWebSocket:
+    """trio-websocket on a wire: its connection, and the task that its reader lives in.
 
-    An error in that task (it has no guard against a ping behind its own close frame, say) is to
-    end this one WebSocket, not everything that runs in the caller's nursery.
+    The task is one of the flusher's. An error in it (it has no guard against a ping behind its
+    own close frame, say) ends this one WebSocket, and nothing else.
     """
 
-    def __init__(self, nursery: trio.Nursery, wire: _Wire) -> None:
-        self._nursery = nursery
+    _nursery: trio.Nursery
+
+    __slots__ = (
+        "_begun",
+        "_ended",
+        "_nursery",
+        "_scope",
+        "_upgrade",
+        "_upgrading",
+        "_wire",
+        "connection",
+        "opened",
+    )
+
+    def __init__(self, wire: _Wire, upgrade: _Upgrade) -> None:
         self._wire = wire
-        #: Cancelled when the reader ends: trio-websocket would wait for ever in an upgrade.
-        self.upgrade = trio.CancelScope()
+        self._upgrade = upgrade
+        self._scope = trio.CancelScope()
+        self._upgrading = trio.CancelScope()
+        self._ended = trio.Event()
+        self._begun = False
+        #: The upgrade is over, one way or another.
+        self.opened = trio.Event()
+        #: None: not yet open, or the upgrade has failed.
+        self.connection: trio_websocket.WebSocketConnection | None = None
+
+    def start(self) -> None:
+        if not self._wire.stream.flusher.start_soon(self._run):
+            self._end()
+
+    async def aclose(self) -> None:
+        """Wait until the task has ended. Shielded: nothing in it waits for the other side."""
+        self._scope.cancel()
+        if not self._begun:
+            self._end()  # where the flusher does not run, it will never begin
+        with trio.CancelScope(shield=True):
+            await self._ended.wait()
 
     def start_soon(self, reader: Callable[[], Awaitable[None]]) -> None:
-        self._nursery.start_soon(self._run, reader)
+        """Called by trio-websocket."""
+        self._nursery.start_soon(self._read, reader)
 
-    async def _run(self, reader: Callable[[], Awaitable[None]]) -> None:
+    async def _read(self, reader: Callable[[], Awaitable[None]]) -> None:
         try:
             await reader()
+        finally:
+            self._wire.end()
+            # trio-websocket would wait for ever in an upgrade.
+            self._upgrading.cancel()
+
+    async def _run(self) -> None:
+        self._begun = True
+        try:
+            with self._scope:
+                async with trio.open_nursery() as self._nursery:
+                    with self._upgrading:
+                        # All that it asks of a nursery is to start its reader.
+                        self.connection = await self._upgrade(cast(trio.Nursery, self), self._wire)
+                    self.opened.set()
         except Exception:
             _logger.debug("the reader task of a WebSocket has failed", exc_info=True)
         finally:
-            self._wire.end()
-            self.upgrade.cancel()
+            self._end()
+
+    def _end(self) -> None:
+        self._wire.end()
+        self.opened.set()
+        self._ended.set()
+
+
+#: Opens trio-websocket on a wire; its reader runs in the nursery.
+_Upgrade = Callable[[trio.Nursery, _Wire], Awaitable[trio_websocket.WebSocketConnection]]
+
+
+async def _accept(nursery: trio.Nursery, wire: _Wire) -> trio_websocket.WebSocketConnection:
+    request = await trio_websocket.wrap_server_stream(
+        nursery, wire, message_queue_size=sys.maxsize, max_message_size=sys.maxsize
+    )
+    return await request.accept()
 
 
 def accept_websocket(
@@ -493,30 +604,22 @@ def accept_websocket(
     *,
     headers: Headers = (),
     max_message_size: int | None = MAX_MESSAGE_SIZE,
-) -> AbstractAsyncContextManager[WebSocket]:
-    """Answer an upgrade request that was read from ``stream``, and run the WebSocket.
+) -> WebSocket:
+    """Answer an upgrade request that was read from ``stream``; ``key``: its Sec-WebSocket-Key.
 
-    ``key`` is the request's Sec-WebSocket-Key. What came behind the request's head is to be
-    received from ``stream``. No subprotocol and no extension is agreed. Leaving the block closes
-    the WebSocket with 1000.
+    What came behind the request's head is to be received from ``stream``. No subprotocol and no
+    extension is agreed. The caller closes the WebSocket.
     """
-    # The request that trio-websocket reads is made up: whoever calls has read the real one.
-    request = (
-        "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n"
-    )
-    wire = _Wire(stream, request.encode("ascii"))
-
-    async def accept(nursery: trio.Nursery) -> trio_websocket.WebSocketConnection:
-        upgrade = await trio_websocket.wrap_server_stream(
-            nursery, wire, message_queue_size=sys.maxsize, max_message_size=sys.maxsize
-        )
-        return await upgrade.accept(extra_headers=_encoded(headers))
-
-    def failed(_: _Wire) -> ConnectionClosed:
-        return ConnectionClosed("the client left amid the upgrade to WebSocket")
-
-    return _running(wire, accept, failed, max_message_size)
+    accepted = base64.b64encode(hashlib.sha1(f"{key}{_GUID}".encode("ascii")).digest())
+    lines = [
+        "HTTP/1.1 101 Switching Protocols",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        f"Sec-WebSocket-Accept: {accepted.decode('ascii')}",
+        *(f"{name}: {value}" for name, value in headers),
+    ]
+    stream.write(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1"))
+    return WebSocket(_Wire(stream, is_client=False), None, max_message_size)
 
 
 @asynccontextmanager
@@ -538,82 +641,49 @@ async def connect_websocket(
         ConnectionClosed: nobody answers, not in ``connect_timeout`` seconds, or not in HTTP.
     """
     endpoint = parse_url(url)
-    stream: BufferedStream | None = None
 
-    async def upgrade(nursery: trio.Nursery) -> trio_websocket.WebSocketConnection:
+    async def upgrade(nursery: trio.Nursery, wire: _Wire) -> trio_websocket.WebSocketConnection:
         # trio-websocket's annotation is narrower than what it needs, which is any stream.
         return await trio_websocket.wrap_client_stream(
             nursery,
             cast(trio.SocketStream, wire),
             endpoint.authority,
             endpoint.target,
-            extra_headers=_encoded(headers),
+            extra_headers=[
+                (name.encode("ascii"), value.encode("latin-1")) for name, value in headers
+            ],
             message_queue_size=sys.maxsize,
             max_message_size=sys.maxsize,
         )
 
-    def failed(wire: _Wire) -> ConnectionClosed:
-        if wire.status in (None, 101):
-            return ConnectionClosed(f"{endpoint.url} ended the connection amid the upgrade")
-        return UpgradeRefused(
-            f"{endpoint.url} refused the upgrade to WebSocket with status {wire.status}",
-            status=wire.status,
-        )
-
-    try:
-        with trio.move_on_after(connect_timeout) as connecting:
+    async with AsyncExitStack() as stack:
+        websocket: WebSocket | None = None
+        with trio.move_on_after(connect_timeout):
             stream = BufferedStream(await connect(endpoint, network, ssl_context), flusher)
-            wire = _Wire(stream, None)
-            async with _running(wire, upgrade, failed, max_message_size) as websocket:
-                connecting.deadline = math.inf
-                if connecting.cancel_called:
-                    await trio.lowlevel.checkpoint()
-                yield websocket
-    finally:
-        if stream is not None:
-            await stream.aclose()
-    if connecting.cancelled_caught:
-        raise ConnectionClosed(
-            f"{endpoint.url} did not answer the upgrade to WebSocket in {connect_timeout} s"
-        )
+            stack.push_async_callback(stream.aclose)
+            wire = _Wire(stream, is_client=True)
+            peer = _TrioWebSocket(wire, upgrade)
+            stack.push_async_callback(peer.aclose)
+            peer.start()
+            await peer.opened.wait()
+            if peer.connection is None:
+                raise _refused(endpoint, wire.status)
+            websocket = WebSocket(wire, peer, max_message_size)
+            websocket.response_headers = [
+                (name.decode("latin-1"), value.decode("latin-1"))
+                for name, value in peer.connection.handshake_headers
+            ]
+        if websocket is None:
+            raise ConnectionClosed(
+                f"{endpoint.url} did not answer the upgrade to WebSocket in {connect_timeout} s"
+            )
+        stack.push_async_callback(websocket.aclose)
+        yield websocket
 
 
-@asynccontextmanager
-async def _running(
-    wire: _Wire,
-    upgrade: Callable[[trio.Nursery], Awaitable[trio_websocket.WebSocketConnection]],
-    failed: Callable[[_Wire], ConnectionClosed],
-    max_message_size: int | None,
-) -> AsyncGenerator[WebSocket, None]:
-    """Run what ``upgrade`` opens; ``failed`` makes the error where it opens nothing."""
-    failure: BaseException | None = None
-    try:
-        async with trio.open_nursery(strict_exception_groups=True) as nursery:
-            reader = _Reader(nursery, wire)
-            connection: trio_websocket.WebSocketConnection | None = None
-            with reader.upgrade:
-                connection = await upgrade(cast(trio.Nursery, reader))
-            if connection is None:
-                raise failed(wire)
-            websocket = WebSocket(connection, wire, max_message_size)
-            try:
-                yield websocket
-            finally:
-                await websocket.aclose()
-                nursery.cancel_scope.cancel()
-    except BaseExceptionGroup as group:
-        failure = _plain(group)
-    if failure is not None:
-        raise failure
-
-
-def _plain(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The one error in what the nursery raised: its reader task raises nothing but Cancelled."""
-    errors = [error for error in group.exceptions if not isinstance(error, trio.Cancelled)]
-    if not errors:
-        return group.exceptions[0]
-    return errors[0] if len(errors) == 1 else group
-
-
-def _encoded(headers: Headers) -> list[tuple[bytes, bytes]]:
-    return [(name.encode("ascii"), value.encode("latin-1")) for name, value in headers]
+def _refused(endpoint: Endpoint, status: int | None) -> ConnectionClosed:
+    if status in (None, 101):
+        return ConnectionClosed(f"{endpoint.url} ended the connection amid the upgrade")
+    return UpgradeRefused(
+        f"{endpoint.url} refused the upgrade to WebSocket with status {status}", status=status
+    )

@@ -14,7 +14,7 @@ from signalr_trio.errors import ConnectionClosed
 from signalr_trio.protocol.hub_protocol import HubProtocol
 from signalr_trio.protocol.json import JsonProtocol
 from signalr_trio.protocol.messages import Completion, HubMessage, Invocation
-from signalr_trio.transport.http import Request, Response, serve_http
+from signalr_trio.transport.http import Request, Response, Upgrade, serve_http
 from signalr_trio.transport.stream import Flusher
 from signalr_trio.transport.websocket import WebSocket
 
@@ -79,13 +79,14 @@ class ScriptedServer:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/hub"
 
-    async def handle(self, request: Request) -> Response | None:
+    async def handle(self, request: Request) -> Response | Upgrade:
         self.requests.append(request)
         if not request.wants_websocket:
             return self._negotiate()
         self.clients += 1
         script = self.scripts[min(self.clients, len(self.scripts)) - 1]
-        async with request.websocket() as websocket:
+
+        async def serve(websocket: WebSocket) -> None:
             try:
                 hello = json.loads((await websocket.receive())[:-1])
                 assert hello == {"protocol": "json", "version": 1}
@@ -93,8 +94,11 @@ class ScriptedServer:
                 await script(Peer(websocket, request, JsonProtocol()))
             except ConnectionClosed:
                 pass
-        self.codes.append(websocket.code)
-        return None
+            finally:
+                await websocket.aclose()
+                self.codes.append(websocket.code)
+
+        return Upgrade(serve)
 
     def _negotiate(self) -> Response:
         if self.answers:

@@ -127,8 +127,9 @@ async def test_leaving_when_cancelled_is_as_proper(flush_own):
         flusher = None if flush_own else Flusher()
         if flusher is not None:
             nursery.start_soon(flusher.run)
-        with trio.move_on_after(0.05) as scope:
+        with trio.CancelScope() as scope:
             async with HubConnection(server.url, flusher=flusher):
+                scope.cancel()
                 await trio.sleep_forever()
         nursery.cancel_scope.cancel()
     assert scope.cancelled_caught

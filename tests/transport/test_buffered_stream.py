@@ -171,7 +171,8 @@ async def test_a_generic_stream_that_breaks(flusher: Flusher) -> None:
 
 async def test_what_was_read_before_comes_first(flusher: Flusher) -> None:
     async with tcp_pair() as (ours, theirs):
-        stream = BufferedStream(ours, flusher, received=b"early")
+        stream = BufferedStream(ours, flusher)
+        stream.unread(b"early")
         await theirs.send_all(b"late")
         assert [await stream.receive_some(3), await stream.receive_some()] == [b"ear", b"ly"]
         assert await stream.receive_some() == b"late"

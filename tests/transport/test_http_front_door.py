@@ -12,16 +12,24 @@ import trio
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from signalr_trio.errors import ConnectionClosed, ProtocolError
-from signalr_trio.transport.http import Request, Response, http_request, serve_http, serve_listeners
+from signalr_trio.transport.http import (
+    Request,
+    Response,
+    Upgrade,
+    http_request,
+    serve_http,
+    serve_listeners,
+)
 from signalr_trio.transport.stream import Flusher
+from signalr_trio.transport.websocket import WebSocket
 
 
-async def describe(request: Request) -> Response | None:
+async def describe(request: Request) -> Response | Upgrade:
     """Answers with what it was asked."""
     if request.path == "/raise":
         raise ValueError("broken handler")
-    if request.path == "/none":
-        return None
+    if request.path == "/upgrade":
+        return Upgrade(WebSocket.aclose)
     if request.path == "/empty":
         return Response(204)
     if request.path == "/bad-header":
@@ -155,10 +163,11 @@ async def test_expect_100_continue(flusher: Flusher) -> None:
         await theirs.aclose()
 
 
-@pytest.mark.parametrize("path", [b"/raise", b"/none"])
+@pytest.mark.parametrize("path", [b"/raise", b"/upgrade"])
 async def test_a_handler_that_fails(
     flusher: Flusher, caplog: pytest.LogCaptureFixture, path: bytes
 ) -> None:
+    """Also by an upgrade that nobody asked for."""
     sent = b"GET " + path + b"?access_token=secret&id=7 HTTP/1.1\r\nHost: h\r\n\r\n"
     with caplog.at_level(logging.ERROR, "signalr_trio.http"):
         answered = await exchange(flusher, sent + ONE % 1)
@@ -228,16 +237,13 @@ async def test_which_requests_want_a_websocket(
     sent = f"{method} /chat HTTP/{version}\r\n{''.join(lines)}\r\n".encode("latin-1")
     seen: list[bool] = []
 
-    async def handle(request: Request) -> Response | None:
+    async def serve(websocket: WebSocket) -> None:
+        await websocket.drained()
+        websocket.abort()
+
+    async def handle(request: Request) -> Upgrade:
         seen.append(request.wants_websocket)
-        if not request.wants_websocket:
-            with pytest.raises(ProtocolError):
-                await request.websocket().__aenter__()
-            return Response(400)
-        async with request.websocket() as websocket:
-            await websocket.drained()
-            websocket.abort()
-        return None
+        return Upgrade(serve)
 
     ours, theirs = memory_stream_pair()
     async with trio.open_nursery() as nursery:
@@ -256,9 +262,11 @@ async def test_which_requests_want_a_websocket(
 async def test_a_handler_that_fails_after_the_upgrade(
     flusher: Flusher, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
-    async def handle(request: Request) -> Response | None:
-        async with request.websocket():
-            raise error
+    async def fail(websocket: WebSocket) -> None:
+        raise error
+
+    async def handle(request: Request) -> Upgrade:
+        return Upgrade(fail)
 
     ours, theirs = memory_stream_pair()
     async with trio.open_nursery() as nursery:
@@ -291,7 +299,7 @@ async def test_a_client_that_leaves_amid_a_response(flusher: Flusher) -> None:
 
 @asynccontextmanager
 async def tcp_server(flusher: Flusher) -> AsyncIterator[int]:
-    async def handle(request: Request) -> Response | None:
+    async def handle(request: Request) -> Response:
         assert request.client == "127.0.0.1"
         assert request.header("HOST") == f"127.0.0.1:{port}"
         return Response(202, request.body, [("X-Param", request.param("ID") or "")])

@@ -6,7 +6,7 @@ import shutil
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from wsproto.events import CloseConnection, Event, Pong
 from signalr_trio.errors import ConfigurationError, ConnectionClosed
 from signalr_trio.transport.endpoint import connect, parse_url, without_token
 from signalr_trio.transport.frames import BINARY, TEXT, encode_frame
-from signalr_trio.transport.http import Request, Response, http_request, serve_listeners
+from signalr_trio.transport.http import Request, Response, Upgrade, http_request, serve_listeners
 from signalr_trio.transport.network import TCP
 from signalr_trio.transport.stream import BufferedStream, Flusher
 from signalr_trio.transport.websocket import (
@@ -49,13 +49,10 @@ async def server(
 ) -> AsyncIterator[str]:
     """Our server; yields its URL."""
 
-    async def handle(request: Request) -> Response | None:
+    async def handle(request: Request) -> Response | Upgrade:
         if not request.wants_websocket:
             return Response(418)
-        headers = [("X-Answer", "yes")]
-        async with request.websocket(headers=headers, max_message_size=max_message_size) as ws:
-            await serve(ws)
-        return None
+        return Upgrade(serve, [("X-Answer", "yes")], max_message_size)
 
     async with trio.open_nursery() as nursery:
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
@@ -110,7 +107,8 @@ async def accepted(
 ) -> AsyncIterator[tuple[WebSocket, Peer]]:
     ours, theirs = memory_stream_pair()
     stream = BufferedStream(ours, flusher)
-    async with accept_websocket(stream, KEY, max_message_size=max_message_size) as websocket:
+    websocket = accept_websocket(stream, KEY, max_message_size=max_message_size)
+    async with aclosing(websocket):
         await stream.drained()
         head = bytes(await theirs.receive_some())
         assert head.startswith(b"HTTP/1.1 101")
@@ -479,7 +477,7 @@ async def test_aclose_with_a_peer_that_reads_nothing(
             await trio.lowlevel.checkpoint()
 
     inner = StuckStream()
-    async with accept_websocket(BufferedStream(inner, flusher), KEY) as websocket:
+    async with aclosing(accept_websocket(BufferedStream(inner, flusher), KEY)) as websocket:
         inner.stuck = True
         websocket.send(b"x" * MEGABYTE)
         begin = trio.current_time()
@@ -493,7 +491,7 @@ async def test_leaving_the_block_closes_with_1000(flusher: Flusher) -> None:
     peer = Peer(theirs)
 
     async def serve() -> None:
-        async with accept_websocket(BufferedStream(ours, flusher), KEY) as websocket:
+        async with aclosing(accept_websocket(BufferedStream(ours, flusher), KEY)) as websocket:
             websocket.send(b"hello")
 
     async with trio.open_nursery() as nursery:
@@ -685,12 +683,8 @@ async def test_tls(flusher: Flusher, certificate: Path) -> None:
     async def handle(stream: trio.abc.Stream) -> None:
         from signalr_trio.transport.http import serve_http
 
-        async def answer(request: Request) -> Response | None:
-            if not request.wants_websocket:
-                return Response(200, request.body)
-            async with request.websocket() as websocket:
-                await echo(websocket)
-            return None
+        async def answer(request: Request) -> Response | Upgrade:
+            return Upgrade(echo) if request.wants_websocket else Response(200, request.body)
 
         await serve_http(stream, answer, flusher=flusher)
 

@@ -36,7 +36,8 @@ class MemoryLink:
             peer._inbox.append(message)
             if isinstance(message, ConnectionData):
                 peer._inbox_size += len(message.payload)
-            peer._arrived.unpark_all()
+            if peer._arrived:
+                peer._arrived.unpark_all()
 
     async def receive(self) -> Sequence[ServiceMessage]:
         await trio.lowlevel.checkpoint_if_cancelled()

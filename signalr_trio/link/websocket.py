@@ -48,14 +48,14 @@ class WebSocketLink:
         return self._websocket.buffered
 
     def send(self, message: ServiceMessage) -> None:
-        self._websocket.send(service_protocol.write(message))
+        self._websocket.send_joined(service_protocol.write(message))
 
     async def receive(self) -> Sequence[ServiceMessage]:
         messages: list[ServiceMessage] = []
         while not messages:
             if self._fault is not None:
                 raise self._fault
-            payload = await self._websocket.receive()
+            payload = await self._websocket.receive(joined=True)
             try:
                 if self._websocket.text_received:
                     raise ProtocolError("a text message on a server connection; they are binary")

@@ -84,7 +84,7 @@ class WebSocketTransport:
         self._websocket.write_frame(shared.websocket_frame)
 
     def receive(self) -> Awaitable[bytes]:
-        return self._websocket.receive()
+        return self._websocket.receive(joined=True)
 
     async def aclose(self) -> None:
         await self._websocket.aclose()

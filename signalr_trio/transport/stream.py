@@ -108,6 +108,7 @@ class BufferedStream(trio.abc.Stream):
         "_queued",
         "_received",
         "_socket",
+        "before_flush",
         "broken",
         "buffered",
         "flusher",
@@ -121,6 +122,8 @@ class BufferedStream(trio.abc.Stream):
         #: The other side is gone, or ``abort`` was called: what is written goes nowhere.
         self.broken = False
         self.flusher = flusher
+        #: Called when what is buffered is about to leave, and ``wake`` was; may write more.
+        self.before_flush: Callable[[], None] | None = None
         self._received = b""
         self._socket = _socket_of(inner)
         self._chunks: list[bytes] = []
@@ -139,6 +142,10 @@ class BufferedStream(trio.abc.Stream):
             return
         self._chunks.append(data)
         self.buffered += len(data)
+        self.wake()
+
+    def wake(self) -> None:
+        """Have the flusher come by at the next scheduler tick."""
         if not self._queued:
             self._queued = True
             self.flusher.add(self)
@@ -240,8 +247,13 @@ class BufferedStream(trio.abc.Stream):
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             self._socket.close()
 
+    def _has_more(self) -> bool:
+        if self.before_flush is not None:
+            self.before_flush()
+        return bool(self._chunks)
+
     def _flush(self, nursery: trio.Nursery) -> None:
-        if self.broken or not self._chunks:
+        if self.broken or not self._has_more():
             self._queued = False
         elif self._socket is None:
             nursery.start_soon(self._send_by_inner)
@@ -281,7 +293,7 @@ class BufferedStream(trio.abc.Stream):
             while left and sink.fileno() != -1:
                 await trio.lowlevel.wait_writable(sink)
                 left = self._write_some(sink, left)
-                if left is None and self._chunks:
+                if left is None and self._has_more():
                     left = self._take()
         except (trio.ClosedResourceError, OSError):
             self._break()
@@ -290,7 +302,7 @@ class BufferedStream(trio.abc.Stream):
 
     async def _send_by_inner(self) -> None:
         try:
-            while self._chunks:
+            while self._has_more():
                 data = self._take()
                 await self.inner.send_all(data)
                 self._sent(len(data))

@@ -60,6 +60,7 @@ CLOSE_TIMEOUT = 5.0
 #: What is received at the most in one message by default, in bytes.
 MAX_MESSAGE_SIZE = 1024 * 1024
 
+_JOINED_LIMIT = 64 * 1024
 _LOST = 1006
 _PROTOCOL_ERROR = 1002
 _BAD_PAYLOAD = 1007
@@ -102,6 +103,8 @@ class WebSocket:
         "_done",
         "_mask",
         "_owed",
+        "_parts",
+        "_parts_size",
         "_peer",
         "_queue",
         "_reading",
@@ -125,6 +128,8 @@ class WebSocket:
         )
         self._queue: list[Message | Passed] = []  # the next one is the last
         self._owed = 0  # messages that trio-websocket has yet to put together
+        self._parts: list[bytes] = []  # of the message that is yet to be framed
+        self._parts_size = 0
         self._reading = False
         self._turn: trio.Event | None = None
         self._closing = False
@@ -141,7 +146,7 @@ class WebSocket:
     @property
     def buffered(self) -> int:
         """Bytes that were sent here and that the kernel has not been given yet."""
-        return self._stream.buffered
+        return self._stream.buffered + self._parts_size
 
     @property
     def broken(self) -> bool:
@@ -174,6 +179,29 @@ class WebSocket:
         if not self._wire.close_sent:
             self._stream.write(encode_frame(TEXT if text else BINARY, payload, mask=self._mask))
 
+    def send_joined(self, part: bytes) -> None:
+        """Send a part of a binary message, of what belongs together for nobody.
+
+        All parts of one scheduler tick are one message, as far as _JOINED_LIMIT allows: under load
+        a frame is worth it for many, and when idle nothing waits. Not to be mixed with ``send``.
+        """
+        if self._wire.close_sent or self._stream.broken:
+            return
+        self._parts.append(part)
+        self._parts_size += len(part)
+        if self._parts_size > _JOINED_LIMIT:
+            self._frame_parts()
+        elif len(self._parts) == 1:
+            self._stream.before_flush = self._frame_parts
+            self._stream.wake()
+
+    def _frame_parts(self) -> None:
+        if self._parts:
+            payload = b"".join(self._parts)
+            self._parts = []
+            self._parts_size = 0
+            self.send(payload)
+
     def write_frame(self, frame: bytes) -> None:
         """Send what ``frames.encode_frame`` made, unmasked: servers only. Else as ``send``."""
         if not self._wire.close_sent:
@@ -185,13 +213,16 @@ class WebSocket:
         Raises:
             ConnectionClosed: the WebSocket is closed or lost.
         """
+        self._frame_parts()
         try:
             await self._stream.drained(limit)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             raise self._closed_error() from None
 
-    async def receive(self) -> bytes:
+    async def receive(self, *, joined: bool = False) -> bytes:
         """The payload of the next message; ``text_received`` then says whether it was text.
+
+        ``joined``: of all messages of one kind that have come, for who reads a stream of bytes.
 
         Returns without a checkpoint while messages of the same read are left (64 KiB at most).
         Being cancelled loses nothing.
@@ -211,6 +242,8 @@ class WebSocket:
                 else:
                     queue.pop()
                     payload, self.text_received = item
+                    if joined and queue:
+                        payload += self._take_messages()
                     return payload
             elif self._ended:
                 self._refuse()
@@ -218,6 +251,15 @@ class WebSocket:
             else:
                 await self._read()
         raise self._closed_error()
+
+    def _take_messages(self) -> bytes:
+        payloads: list[bytes] = []
+        while self._queue and not isinstance(item := self._queue[-1], Passed):
+            if item[1] is not self.text_received:
+                break
+            payloads.append(item[0])
+            self._queue.pop()
+        return b"".join(payloads)
 
     async def aclose(
         self, code: int = 1000, reason: str = "", *, timeout: float = CLOSE_TIMEOUT
@@ -230,6 +272,7 @@ class WebSocket:
         if self._done is not None:
             await self._done.wait()
             return
+        self._frame_parts()
         self._done = trio.Event()
         self._closing = self._wire.keep_open = True
         try:

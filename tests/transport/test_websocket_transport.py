@@ -15,11 +15,11 @@ import trio
 import trio_websocket
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 from wsproto.connection import Connection, ConnectionType
-from wsproto.events import CloseConnection, Event, Pong
+from wsproto.events import BytesMessage, CloseConnection, Event, Pong
 
 from signalr_trio.errors import ConfigurationError, ConnectionClosed
 from signalr_trio.transport.endpoint import connect, parse_url, without_token
-from signalr_trio.transport.frames import BINARY, TEXT, encode_frame
+from signalr_trio.transport.frames import BINARY, TEXT, FrameScanner, Passed, encode_frame
 from signalr_trio.transport.http import Request, Response, Upgrade, http_request, serve_listeners
 from signalr_trio.transport.network import TCP
 from signalr_trio.transport.stream import BufferedStream, Flusher
@@ -704,3 +704,63 @@ async def test_tls(flusher: Flusher, certificate: Path) -> None:
         with pytest.raises(ConnectionClosed, match="no TLS"):
             await http_request("GET", url)
         nursery.cancel_scope.cancel()
+
+
+# --- messages that are made of parts --------------------------------------------------------
+
+
+async def test_parts_of_one_tick_are_one_message(flusher: Flusher) -> None:
+    async with accepted(flusher) as (websocket, peer):
+        for part in (b"a", b"b", b"c"):
+            websocket.send_joined(part)
+        assert websocket.buffered == 3
+        await websocket.drained()
+        websocket.send_joined(b"d")
+        await websocket.drained()
+        peer.feed(bytes(await peer.stream.receive_some()))
+        assert [event.data for event in peer.events if isinstance(event, BytesMessage)] == [
+            b"abc",
+            b"d",
+        ]
+        await peer.stream.aclose()
+
+
+async def test_parts_leave_by_themselves(flusher: Flusher) -> None:
+    async with accepted(flusher) as (websocket, peer):
+        websocket.send_joined(b"alone")
+        await wait_all_tasks_blocked()
+        assert websocket.buffered == 0
+        peer.feed(bytes(await peer.stream.receive_some()))
+        assert [event.data for event in peer.events if isinstance(event, BytesMessage)] == [
+            b"alone"
+        ]
+        await peer.stream.aclose()
+
+
+async def test_a_joined_message_has_its_bounds(flusher: Flusher) -> None:
+    async with accepted(flusher) as (websocket, peer):
+        for _ in range(5):
+            websocket.send_joined(b"x" * 40_000)
+        await websocket.drained()
+        websocket.abort()
+        received = bytearray()
+        with suppress(trio.BrokenResourceError):
+            while data := await peer.stream.receive_some():
+                received += data
+        found = FrameScanner(from_client=False, max_message_size=None).feed(received)
+        sizes = [len(item[0]) for item in found if not isinstance(item, Passed)]
+        assert sizes == [80_000, 80_000, 40_000]
+
+
+async def test_messages_that_have_come_are_received_as_one(flusher: Flusher) -> None:
+    async with accepted(flusher) as (websocket, peer):
+        await peer.send(
+            frame(BINARY, b"a"), frame(BINARY, b"b"), frame(TEXT, b"c"), frame(TEXT, b"d")
+        )
+        assert await websocket.receive(joined=True) == b"ab"
+        assert not websocket.text_received
+        assert await websocket.receive() == b"c"
+        await peer.send(frame(TEXT, b"e"))
+        assert await websocket.receive(joined=True) == b"d"
+        assert await websocket.receive(joined=True) == b"e"
+        await peer.stream.aclose()

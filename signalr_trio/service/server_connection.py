@@ -126,11 +126,11 @@ class ServerConnection:
         state: bytes | None = None,
     ) -> None:
         """Opens a client here: message 4, then its handshake request."""
-        headers = dict(session.headers)
+        headers = session.headers
         if migrate_from is not None:
-            headers[MIGRATE_FROM] = [migrate_from]
+            headers = {**headers, MIGRATE_FROM: [migrate_from]}
         if state is not None and self.server.releases:
-            headers |= state_header(state)
+            headers = headers | state_header(state)
         self.sessions[session.id] = session
         session.connection = self
         session.last_server = self.server.id

@@ -125,7 +125,7 @@ class ClientSession:
         self._hold: Hold | None = None
         self._paused = False
         self._resumed: trio.Event | None = None
-        self._early: list[bytes] = []
+        self._early: list[bytes] | None = None
         self._early_size = 0
         self._close_passed = False
         self._pings = False
@@ -347,10 +347,10 @@ class ClientSession:
         self._send(message.payload)
         if _is_refusal(message):
             self._close_passed = True
-            self._early.clear()
-        for payload in self._early:
+            self._early = None
+        early, self._early = self._early, None
+        for payload in early or ():
             self._send(payload)
-        self._early.clear()
         if self.connection is not None:
             self.connection.server.look_again.unpark_all()
 
@@ -369,6 +369,7 @@ class ClientSession:
         if self.gone or self._close_passed:
             return
         if not self.answered:
+            self._early = self._early or []
             self._early.append(shared.payload)
             self._early_size += len(shared.payload)
             if self._early_size > self.service.options.hold_limit:

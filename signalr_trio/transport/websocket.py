@@ -24,7 +24,7 @@ import logging
 import re
 import ssl
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import cast
 
@@ -128,7 +128,7 @@ class WebSocket:
         )
         self._queue: list[Message | Passed] = []  # the next one is the last
         self._owed = 0  # messages that trio-websocket has yet to put together
-        self._parts: list[bytes] = []  # of the message that is yet to be framed
+        self._parts: list[bytes] | None = None  # of the message that is yet to be framed
         self._parts_size = 0
         self._reading = False
         self._turn: trio.Event | None = None
@@ -139,7 +139,7 @@ class WebSocket:
         #: Whether the last message received was text.
         self.text_received = False
         #: Clients: the headers of the 101 answer, names in lower case.
-        self.response_headers: list[tuple[str, str]] = []
+        self.response_headers: Sequence[tuple[str, str]] = ()
         if wire.early:
             self._scan(wire.early)
 
@@ -187,18 +187,20 @@ class WebSocket:
         """
         if self._wire.close_sent or self._stream.broken:
             return
-        self._parts.append(part)
         self._parts_size += len(part)
-        if self._parts_size > _JOINED_LIMIT:
-            self._frame_parts()
-        elif len(self._parts) == 1:
+        if self._parts is None:
+            self._parts = [part]
             self._stream.before_flush = self._frame_parts
             self._stream.wake()
+        else:
+            self._parts.append(part)
+        if self._parts_size > _JOINED_LIMIT:
+            self._frame_parts()
 
     def _frame_parts(self) -> None:
-        if self._parts:
+        if self._parts is not None:
             payload = b"".join(self._parts)
-            self._parts = []
+            self._parts = None
             self._parts_size = 0
             self.send(payload)
 

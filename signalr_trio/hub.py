@@ -89,6 +89,8 @@ class ConnectionMigrationFeature:
 class Features:
     """Things about a connection, found by their class."""
 
+    __slots__ = ("_features",)
+
     def __init__(self) -> None:
         self._features: dict[type[Any], Any] = {}
 
@@ -104,6 +106,19 @@ class Features:
 
 class HubCallerContext:
     """The client that a call comes from."""
+
+    # Most clients are idle most of the time: what not every hub uses is made when it is used.
+    __slots__ = (
+        "_abort",
+        "_aborted",
+        "_features",
+        "_items",
+        "claims",
+        "connection_id",
+        "headers",
+        "query_string",
+        "user_id",
+    )
 
     def __init__(
         self,
@@ -121,12 +136,30 @@ class HubCallerContext:
         """Claim types and values, in order; a type may occur more than once."""
         self.query_string = query_string
         self.headers = headers
-        self.features = Features()
-        self.items: dict[Any, Any] = {}
-        """The application's own; stays behind when the client moves to another server."""
-        self.aborted = trio.Event()
-        """Set when the client has gone, or when the time to end its calls is up."""
+        self._features: Features | None = None
+        self._items: dict[Any, Any] | None = None
+        self._aborted: trio.Event | None = None
         self._abort = abort
+
+    @property
+    def features(self) -> Features:
+        if self._features is None:
+            self._features = Features()
+        return self._features
+
+    @property
+    def items(self) -> dict[Any, Any]:
+        """The application's own; stays behind when the client moves to another server."""
+        if self._items is None:
+            self._items = {}
+        return self._items
+
+    @property
+    def aborted(self) -> trio.Event:
+        """Set when the client has gone, or when the time to end its calls is up."""
+        if self._aborted is None:
+            self._aborted = trio.Event()
+        return self._aborted
 
     def claim(self, type: str) -> str | None:
         """The first claim of that type."""
@@ -185,6 +218,8 @@ class ClientProxy:
 class HubClients:
     """The clients of a hub."""
 
+    __slots__ = ("_sender",)
+
     def __init__(self, sender: Sender) -> None:
         self._sender = sender
 
@@ -227,6 +262,8 @@ class HubClients:
 class HubCallerClients(HubClients):
     """The clients of a hub, as a call of one of them sees them."""
 
+    __slots__ = ("_caller_id",)
+
     def __init__(self, sender: Sender, caller_id: str) -> None:
         super().__init__(sender)
         self._caller_id = caller_id
@@ -245,6 +282,8 @@ class HubCallerClients(HubClients):
 
 class GroupManager:
     """Who is in which group of a hub. A client leaves all its groups when it goes."""
+
+    __slots__ = ("_sender",)
 
     def __init__(self, sender: Sender) -> None:
         self._sender = sender

@@ -13,6 +13,8 @@ from signalr_trio.protocol.service_messages import ConnectionData, ServiceMessag
 
 __all__ = ["MemoryLink", "memory_link_pair"]
 
+_OVERHEAD = 40
+
 
 class MemoryLink:
     """One end; what it sends waits in the other end's ``_inbox``."""
@@ -34,8 +36,7 @@ class MemoryLink:
         peer = self._peer
         if not peer._ended:
             peer._inbox.append(message)
-            if isinstance(message, ConnectionData):
-                peer._inbox_size += len(message.payload)
+            peer._inbox_size += _size(message)
             if peer._arrived:
                 peer._arrived.unpark_all()
 
@@ -63,6 +64,14 @@ class MemoryLink:
             end._arrived.unpark_all()
             end._taken.unpark_all()
         await trio.lowlevel.checkpoint_if_cancelled()
+
+
+def _size(message: ServiceMessage) -> int:
+    """About as many bytes as it would have on a wire: it is what pushes back."""
+    if isinstance(message, ConnectionData):
+        return len(message.payload) + _OVERHEAD
+    payloads: dict[str, bytes] | None = getattr(message, "payloads", None)
+    return _OVERHEAD + (sum(map(len, payloads.values())) if payloads else 0)
 
 
 def memory_link_pair(agreement: Agreement | None) -> tuple[MemoryLink, MemoryLink]:

@@ -30,6 +30,7 @@ __all__ = [
     "wire_name",
 ]
 
+_EXACT = (str, int, bool, float)
 _UPLOADS = (AsyncIterator, AsyncIterable, AsyncGenerator)
 
 
@@ -57,13 +58,23 @@ class HubMethod:
     """How many arguments there must be, streams not counted."""
     rest: Callable[[Any], Any] | None
     """How each further argument is made, if the method has ``*args``."""
-
-    @property
-    def uploads(self) -> list[UploadParameter]:
-        return [one for one in self.parameters if isinstance(one, UploadParameter)]
+    uploads: tuple[UploadParameter, ...]
+    """Those of the parameters that are streams from the client."""
+    plain: tuple[Callable[[Any], Any], ...]
+    """The others."""
 
     def bind(self, arguments: Sequence[Any], uploads: Sequence[AsyncIterator[Any]]) -> list[Any]:
         """The arguments for ``function``. Raises BindingError."""
+        if self.uploads or len(arguments) != len(self.plain):
+            return self._bind_each(arguments, uploads)
+        try:
+            return [make(value) for make, value in zip(self.plain, arguments, strict=True)]
+        except Exception:
+            return self._bind_each(arguments, uploads)  # says which one it is
+
+    def _bind_each(
+        self, arguments: Sequence[Any], uploads: Sequence[AsyncIterator[Any]]
+    ) -> list[Any]:
         given, streams = iter(arguments), iter(uploads)
         bound: list[Any] = []
         taken = 0
@@ -85,7 +96,7 @@ class HubMethod:
         return bound
 
     def _expected(self) -> str:
-        most = len(self.parameters) - len(self.uploads)
+        most = len(self.plain)
         if self.rest is not None:
             return f"at least {self.required}"
         return str(most) if most == self.required else f"{self.required} to {most}"
@@ -159,7 +170,9 @@ def _method(
         else:
             parameters.append(_structure(kind, converter, name))
             required += parameter.default is parameter.empty
-    return HubMethod(function, streams, tuple(parameters), required, rest)
+    uploads = tuple(one for one in parameters if isinstance(one, UploadParameter))
+    plain = tuple(one for one in parameters if not isinstance(one, UploadParameter))
+    return HubMethod(function, streams, tuple(parameters), required, rest, uploads, plain)
 
 
 def _structure(kind: Any, converter: cattrs.Converter, name: str) -> Callable[[Any], Any]:
@@ -169,7 +182,9 @@ def _structure(kind: Any, converter: cattrs.Converter, name: str) -> Callable[[A
         hook = converter.get_structure_hook(kind)
     except Exception as error:
         raise ConfigurationError(f"{name}: no value can be made for its type: {error}") from error
-    return lambda value: hook(value, kind)
+    # A value of exactly such a type is what its hook would return.
+    as_it_is = kind if kind in _EXACT else None
+    return lambda value: value if type(value) is as_it_is else hook(value, kind)
 
 
 def _as_it_is(value: Any) -> Any:

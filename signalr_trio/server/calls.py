@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -87,6 +88,9 @@ class Upload(AsyncIterator[Any]):
             raise HubError("Failed to bind Stream message.") from error
 
 
+_NO_UPLOADS: Mapping[str, Upload] = MappingProxyType({})
+
+
 @attrs.define(eq=False)
 class Call:
     """An invocation that was bound to its method."""
@@ -95,29 +99,53 @@ class Call:
     invocation_id: str | None
     method: HubMethod
     arguments: list[Any]
-    uploads: dict[str, Upload]
+    uploads: Mapping[str, Upload]
     size: int
+    is_free: bool
+    """Whether it runs beside the plain invocations."""
+
+
+@attrs.define(eq=False)
+class Stream(Call):
+    """A call of a method that streams to the client."""
+
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     cut: str | None = None
-    """Why a stream was cut short, if the client is to be told."""
-
-    @property
-    def is_free(self) -> bool:
-        """Whether it runs beside the plain invocations."""
-        return self.method.streams or bool(self.uploads)
+    """Why it was cut short, if the client is to be told."""
 
 
 class Calls:
-    """The calls of one client. Only ``run`` waits."""
+    """The calls of one client."""
+
+    __slots__ = (
+        "_all_ended",
+        "_beside",
+        "_client",
+        "_may_begin",
+        "_places",
+        "_streams",
+        "_uploads",
+        "_waiting",
+        "_workers",
+        "over",
+        "unread_size",
+        "waiting_size",
+    )
 
     def __init__(self, client: ClientConnection) -> None:
         self._client = client
-        self._waiting: deque[Call] = deque()
-        self._news = trio.lowlevel.ParkingLot()
-        self._nursery: trio.Nursery | None = None
+        self._waiting: deque[Call] | None = None
+        self._may_begin = False
+        self._places = client.hub.options.max_parallel_invocations - 1
+        self._workers = 0
+        """Tasks beside the client's own that run plain calls."""
+        self._beside = 0
+        """All tasks beside the client's own."""
+        self._all_ended: trio.Event | None = None
         self._uploads: dict[str, Upload] = {}
-        self._streams: dict[str, Call] = {}
-        self._over = False
+        self._streams: dict[str, Stream] = {}
+        self.over = False
+        """Whether nothing comes after what is in line."""
         self.waiting_size = 0
         """Bytes of calls that wait, and of items that their methods have not taken."""
         self.unread_size = 0
@@ -125,51 +153,87 @@ class Calls:
 
     # -- the tasks --------------------------------------------------------------------------
 
-    async def run(self) -> None:
-        """Runs calls until there are no more, and those that began have ended.
+    def begin(self) -> None:
+        """From now on calls may run."""
+        self._may_begin = True
+        self._begin_free()
 
-        Cancelled, each call that has not ended gets an error completion.
-        """
-        try:
-            async with trio.open_nursery() as nursery:
-                self._nursery = nursery
-                try:
-                    for _ in range(self._client.hub.options.max_parallel_invocations - 1):
-                        nursery.start_soon(self._work)
-                    await self._work()
-                finally:
-                    # Cancelled: no call begins in a nursery that may be closed by then.
-                    self._over = True
-        finally:
-            self._nursery = None
-            self.fail_waiting()
+    async def run(self) -> bool:
+        """Runs plain calls in the client's own task. False when no more can come and the last has
+        ended, but for those beside it; True when there is nothing to do, and maybe was not for a
+        while: the task is to end, and the client is at rest."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if not self._waiting and not self.over:
+            self._client.at_work = False
+            self._client.rest()
+            return True
+        await self._work()
+        while not self.over:
+            if not await self._client.hub.tasks.linger(self._client):
+                return True
+            await self._work()
+        return False
 
     async def _work(self) -> None:
-        """Takes up calls in order; as many of these run as plain invocations may."""
-        while True:
-            self._start_free_calls()
-            if self._waiting:
-                call = self._next()
-                self._start_free_calls()
-                await self._invoke(call)
-            elif self._over:
-                return
-            else:
-                await self._news.park()
+        """Runs what waits, in order, until nothing does."""
+        while self._waiting:
+            call = self._next()
+            self._begin_free()
+            if self._workers < self._places:
+                self._begin_workers()
+            await self._invoke(call)
 
     def _next(self) -> Call:
+        assert self._waiting is not None
         call = self._waiting.popleft()
         self._shrink(call.size)
         return call
 
-    def _start_free_calls(self) -> None:
-        """What has come to the head of the line and need not wait for a place."""
-        while self._nursery is not None and self._waiting and self._waiting[0].is_free:
-            self._nursery.start_soon(self._run_free, self._next())
+    def _begin_free(self) -> None:
+        """Starts what has come to the head of the line and need not wait for a place."""
+        while self._waiting and self._waiting[0].is_free:
+            call = self._next()
+            if isinstance(call, Stream):
+                self._start_beside(self._stream, call)
+            else:
+                self._start_beside(self._invoke, call)
 
-    async def _run_free(self, call: Call) -> None:
-        IN_CALL.set(True)
-        await (self._stream(call) if call.method.streams else self._invoke(call))
+    def _begin_workers(self) -> None:
+        """As many as may run plain calls beside the client's own task, and have one to run."""
+        while self._waiting and self._workers < min(self._places, len(self._waiting)):
+            self._workers += 1
+            self._start_beside(self._work_beside)
+
+    async def _work_beside(self) -> None:
+        try:
+            await self._work()
+        finally:
+            self._workers -= 1
+
+    def _start_beside(self, work: Callable[..., Awaitable[None]], *arguments: Any) -> None:
+        self._beside += 1
+        self._client.hub.tasks.start(self._run_beside, work, *arguments)
+
+    async def _run_beside(self, work: Callable[..., Awaitable[None]], *arguments: Any) -> None:
+        try:
+            await work(*arguments)
+        finally:
+            self._beside -= 1
+            if not self._beside and self._all_ended is not None:
+                self._all_ended.set()
+
+    async def end(self) -> None:
+        """No call begins any more; returns when those that began have ended.
+
+        Each that waited gets an error completion.
+        """
+        self.over = True
+        self._may_begin = False
+        self.fail_waiting()
+        if self._beside:
+            self._all_ended = trio.Event()
+            with trio.CancelScope(shield=True):
+                await self._all_ended.wait()
 
     async def _invoke(self, call: Call) -> None:
         try:
@@ -183,7 +247,7 @@ class Calls:
         finally:
             self._forget(call)
 
-    async def _stream(self, call: Call) -> None:
+    async def _stream(self, call: Stream) -> None:
         try:
             hub = self._client.hub.make(self._client)
             with call.scope:
@@ -206,7 +270,7 @@ class Calls:
 
     def arrived(self, message: Invocation | StreamInvocation, size: int) -> None:
         """Binds an invocation and puts it in line; a call that cannot be is answered at once."""
-        if self._over:
+        if self.over:
             if message.invocation_id:
                 self._client.send(Completion(message.invocation_id, error=_TIME_IS_UP))
             return
@@ -216,23 +280,25 @@ class Calls:
             if message.invocation_id:
                 self._client.send(Completion(message.invocation_id, error=str(error)))
             return
-        if call.method.streams and call.invocation_id is not None:
+        if isinstance(call, Stream) and call.invocation_id is not None:
             self._streams[call.invocation_id] = call
-        self._uploads |= call.uploads
-        if self._nursery is not None and call.is_free and not self._waiting:
-            self._nursery.start_soon(self._run_free, call)
-            return
+        if call.uploads:
+            self._uploads |= call.uploads
+        if self._waiting is None:
+            self._waiting = deque()
         self._waiting.append(call)
         self.waiting_size += size
-        self._news.unpark()
+        if self._may_begin:
+            self._begin_free()
+            if self._waiting and not self._client.wake():
+                self._begin_workers()
 
     def _bind(self, message: Invocation | StreamInvocation, size: int) -> Call:
         """Raises HubError with the text for the client."""
         target = message.target
-        failed = f"Failed to invoke '{target}' due to an error on the server."
         method = self._client.hub.methods.get(wire_name(target))
         if method is None:
-            raise HubError(f"{failed} HubException: Method does not exist.")
+            raise HubError(f"{_failed(target)} HubException: Method does not exist.")
         is_stream = isinstance(message, StreamInvocation)
         if method.streams and not is_stream:
             raise HubError(
@@ -246,13 +312,17 @@ class Calls:
             )
         if is_stream and message.invocation_id in self._streams:
             raise HubError(f"Invocation ID '{message.invocation_id}' is already in use.")
-        uploads = self._open_uploads(method, message)
+        uploads = _NO_UPLOADS
+        if method.uploads or message.stream_ids:
+            uploads = self._open_uploads(method, message)
         try:
-            arguments = method.bind(message.arguments, list(uploads.values()))
+            arguments = method.bind(message.arguments, tuple(uploads.values()))
         except BindingError as error:
             # What is wrong with a call is the caller's to know; it tells nothing of the server.
-            raise HubError(f"{failed} {error}") from error
-        return Call(target, message.invocation_id, method, arguments, uploads, size)
+            raise HubError(f"{_failed(target)} {error}") from error
+        kind = Stream if method.streams else Call
+        is_free = method.streams or bool(uploads)
+        return kind(target, message.invocation_id, method, arguments, uploads, size, is_free)
 
     def _open_uploads(
         self, method: HubMethod, message: Invocation | StreamInvocation
@@ -288,10 +358,9 @@ class Calls:
 
     # -- the end ----------------------------------------------------------------------------
 
-    def end_input(self) -> None:
-        """Nothing comes after what is in line."""
-        self._over = True
-        self._news.unpark_all()
+    def rest(self) -> None:
+        """Nothing waits, and an empty line is half a kilobyte."""
+        self._waiting = None
 
     def input_lost(self, reason: str) -> None:
         """The client has gone: its uploads end, and nobody reads its streams."""
@@ -327,6 +396,10 @@ class Calls:
     def _forget(self, call: Call) -> None:
         if call.invocation_id is not None and self._streams.get(call.invocation_id) is call:
             del self._streams[call.invocation_id]
+        if call.uploads:
+            self._forget_uploads(call)
+
+    def _forget_uploads(self, call: Call) -> None:
         for stream_id, upload in call.uploads.items():
             upload.discard()
             if self._uploads.get(stream_id) is upload:
@@ -338,7 +411,8 @@ class Calls:
 
     def _shrink(self, size: int) -> None:
         self.waiting_size -= size
-        self._client.inbox_changed()
+        if self._client.pauses_asked:
+            self._client.inbox_changed()
 
     def _raised(self, call: Call, text: str, raised: BaseException) -> None:
         """Completes a call that raised, and raises what is more than an error of its own."""
@@ -363,3 +437,7 @@ class Calls:
     def _fail(self, call: Call, text: str) -> None:
         if call.invocation_id:
             self._client.send(Completion(call.invocation_id, error=text))
+
+
+def _failed(target: str) -> str:
+    return f"Failed to invoke '{target}' due to an error on the server."

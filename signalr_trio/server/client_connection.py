@@ -19,10 +19,14 @@ from typing import TYPE_CHECKING
 import trio
 
 from signalr_trio.errors import HubError, ProtocolError
-from signalr_trio.hub import ConnectionMigrationFeature, HubCallerContext
+from signalr_trio.hub import (
+    ConnectionMigrationFeature,
+    GroupManager,
+    HubCallerClients,
+    HubCallerContext,
+)
 from signalr_trio.link.release import release, state_in
 from signalr_trio.protocol import handshake
-from signalr_trio.protocol.encodings import hub_protocol
 from signalr_trio.protocol.framing import Splitter
 from signalr_trio.protocol.handshake import HandshakeResponse
 from signalr_trio.protocol.hub_protocol import HubProtocol
@@ -49,7 +53,7 @@ from signalr_trio.protocol.service_messages import (
     header,
 )
 from signalr_trio.server.application import split_errors
-from signalr_trio.server.calls import IN_CALL, Calls
+from signalr_trio.server.calls import Calls
 from signalr_trio.server.identity import user_claims
 from signalr_trio.tokens import user_id_of
 
@@ -78,7 +82,32 @@ class End(enum.Enum):
 
 
 class ClientConnection:
-    """A client that was opened on this server. ``run`` is its task; the rest never waits."""
+    """A client that was opened on this server. What is not its task never waits."""
+
+    __slots__ = (
+        "_answered",
+        "_arrival",
+        "_calls",
+        "_connected",
+        "_departure",
+        "_disconnecting",
+        "_error",
+        "_handshake",
+        "_splitter",
+        "_withheld",
+        "at_work",
+        "connection",
+        "context",
+        "drop_reason",
+        "end",
+        "hub",
+        "id",
+        "is_bound",
+        "last_scope",
+        "pauses_asked",
+        "protocol",
+        "ways",
+    )
 
     def __init__(
         self, hub: ServedHub, connection: ServiceConnection, message: OpenConnection
@@ -89,74 +118,105 @@ class ClientConnection:
         """The server connection that the client is with."""
         self.end: End | None = None
         self.drop_reason = ""
-        claims = user_claims(message.claims)
         self.is_bound = ("asrs.s.ssticky", "Required") in message.claims
         """Whether the client cannot move (sticky mode Required)."""
         self.context = HubCallerContext(
             connection_id=self.id,
             user_id=user_id_of(message.claims),
-            claims=claims,
+            claims=user_claims(message.claims),
             query_string=message.query_string or "",
             headers=message.headers,
             abort=self.abort,
         )
-        self.protocol: HubProtocol | None = hub_protocol(message.protocol or "")
-        self.last_scope = trio.CancelScope(shield=True)
+        self.protocol: HubProtocol | None = hub.protocols.get((message.protocol or "").lower())
+        self.at_work = False
+        """Whether it has a task that works for it; kept by ``ClientTasks``."""
+        self.last_scope: trio.CancelScope | None = None
         """Around ``on_disconnected``; the last stage sets its deadline."""
+        self.ways: tuple[HubCallerClients, GroupManager] | None = None
+        """By which hub objects made for it send; they hold no state."""
         self._arrival = _migrated_in(message, hub.server_id)
         self._departure: ConnectionMigrationFeature | None = None
-        self._news = trio.lowlevel.ParkingLot()
         self._calls = Calls(self)
         self._splitter: Splitter | None = None
-        self._handshake = b""
-        self._shaken: bytes | None = None
-        self._input_over = False
+        self._handshake: bytes | None = b""
+        """What has come of its handshake request; None when that was whole."""
+        self._connected = False
+        """Whether ``on_connected`` has returned."""
         self._answered = self._arrival is not None
         """Whether the client has had a handshake response: before it there is no Close."""
         self._disconnecting = False
         self._error: Exception | None = None
         self._withheld: deque[bytes] | None = None
-        self._pauses_asked = 0
+        self.pauses_asked = 0
+        """How much the service was asked to hold of what the client sends."""
 
     def __repr__(self) -> str:
         return f"<client {self.id} of hub {self.hub.name}>"
 
     # -- the task ---------------------------------------------------------------------------
 
-    async def run(self) -> None:
-        """Serves the client to its end. Cancelled, it still ends in order."""
-        IN_CALL.set(True)
-        connected = False
-        try:
-            if await self._shake_hands() and await self._connect():
-                connected = True
-                await self._calls.run()
-        finally:
-            with self.last_scope:
-                if connected:
-                    await self._disconnect()
-            self._say_goodbye()
-            self.hub.client_ended(self)
+    def wake(self) -> bool:
+        """There is something to do. False if the client's task is at work already."""
+        return self.hub.tasks.wake(self)
 
-    async def _shake_hands(self) -> bool:
-        with trio.move_on_after(self.hub.options.handshake_timeout):
-            while self._shaken is None and not self._input_over:
-                await self._news.park()
-        if self._input_over:
+    async def run(self) -> None:
+        """The client's task: serves it until it is at rest, or to its end."""
+        try:
+            if await self._serve():
+                return
+        except BaseException:
+            # Calls beside this task are cancelled as soon as the nursery knows, so it cannot wait.
+            self.hub.tasks.start(self._end)
+            raise
+        await self._end()
+
+    async def _serve(self) -> bool:
+        """Whether the client is at rest now; else it is over."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if not self._connected and (self._calls.over or not await self._connect()):
             return False
-        error = self._handshake_error()
+        return await self._calls.run()
+
+    async def _end(self) -> None:
+        """The end in its order; a cancelled client has it too."""
+        await self._calls.end()
+        with trio.CancelScope(shield=True, deadline=self.hub.last_deadline) as self.last_scope:
+            if self._connected:
+                await self._disconnect()
+        self._say_goodbye(timed_out=self.last_scope.cancelled_caught)
+        self.hub.client_ended(self)
+
+    def rest(self) -> None:
+        """The client has no task any more, and keeps nothing that it does not need."""
+        self._calls.rest()
+        self.ways = None
+        if self._splitter is not None and not self._splitter.pending:
+            self._splitter = None
+
+    # -- the handshake ----------------------------------------------------------------------
+
+    def handshake_timed_out(self) -> None:
+        self._close_with("Handshake was canceled.", End.ABORTED)
+
+    def _shake_hands(self, request: bytes) -> None:
+        self.hub.unshaken.pop(self, None)
+        if self._calls.over:
+            return
+        error = self._handshake_error(request)
         if error is not None:
             self._close_with(error, End.ABORTED)
-            return False
+            return
         if self._arrival is None:
             self._respond(None)
-        return True
+        if self.hub.greets:
+            self.wake()
+        else:
+            self._is_connected()
 
-    def _handshake_error(self) -> str | None:
-        if self._shaken is None:
-            return "Handshake was canceled."
+    def _handshake_error(self, frame: bytes) -> str | None:
         try:
-            request = handshake.parse_request(self._shaken)
+            request = handshake.parse_request(frame)
         except ProtocolError:
             return "An unexpected error occurred during connection handshake."
         if self.protocol is None:
@@ -175,9 +235,8 @@ class ClientConnection:
 
     async def _connect(self) -> bool:
         """Runs ``on_connected``; False if that closed the client."""
-        features = self.context.features
         if self._arrival is not None:
-            features.set(self._arrival)
+            self.context.features.set(self._arrival)
         try:
             await self.hub.make(self).on_connected()
         except BaseException as raised:
@@ -192,16 +251,21 @@ class ClientConnection:
                 self._close_with(self.hub.error_text(_ERROR, error), End.ABORTED)
             return False
         finally:
-            features.remove(ConnectionMigrationFeature)
-        if self._arrival is not None and self.connection.agreed and self.end is None:
-            self._respond(None)
+            if self._arrival is not None:
+                self.context.features.remove(ConnectionMigrationFeature)
+        self._is_connected()
         return True
 
+    def _is_connected(self) -> None:
+        self._connected = True
+        if self._arrival is not None and self.connection.agreed and self.end is None:
+            self._respond(None)
+        self._calls.begin()
+
     async def _disconnect(self) -> None:
-        features = self.context.features
         self._disconnecting = True
         if self._departure is not None and self.end is None:
-            features.set(self._departure)
+            self.context.features.set(self._departure)
         error = self._error
         try:
             await self.hub.make(self).on_disconnected(error)
@@ -212,14 +276,15 @@ class ClientConnection:
             if rest is not None:
                 raise rest from None
         finally:
-            features.remove(ConnectionMigrationFeature)
+            if self._departure is not None:
+                self.context.features.remove(ConnectionMigrationFeature)
 
     def _log_failure(self, method: str, error: Exception) -> None:
         log.error("%r: %s failed", self, method, exc_info=error, extra={"connection_id": self.id})
 
-    def _say_goodbye(self) -> None:
+    def _say_goodbye(self, *, timed_out: bool) -> None:
         """Tells the service, last of all, unless it knows."""
-        if self.last_scope.cancelled_caught and self._departure is not None and self.end is None:
+        if timed_out and self._departure is not None and self.end is None:
             self.drop_reason = "on_disconnected did not end in time"
             self._close_with(_STOPPED, End.DROPPED, allow_reconnect=True)
         elif self._departure is not None and self.end is None:
@@ -235,14 +300,14 @@ class ClientConnection:
     def receive(self, payload: bytes) -> None:
         """Bytes of the client (message 6)."""
         try:
-            if self._shaken is None:
+            if self._handshake is not None:
                 self._handshake += payload
                 split = handshake.split_handshake(self._handshake)
                 if split is None:
                     return
-                self._shaken, payload = split
-                self._handshake = b""
-                self._news.unpark_all()
+                self._handshake = None
+                request, payload = split
+                self._shake_hands(request)
             if self.protocol is None or self.end is not None or not payload:
                 return
             if self._splitter is None:
@@ -283,11 +348,11 @@ class ClientConnection:
         waiting, options = self._calls.waiting_size, self.hub.options
         if self.connection.agreed and waiting > options.inbox_pause:
             wanted = 2 if self._calls.unread_size > options.inbox_pause else 1
-            while self._pauses_asked < wanted:
-                self._pauses_asked += 1
+            while self.pauses_asked < wanted:
+                self.pauses_asked += 1
                 self._ask(FlowControlOperation.PAUSE)
-        elif self._pauses_asked and waiting <= options.inbox_pause // 2:
-            self._pauses_asked = 0
+        elif self.pauses_asked and waiting <= options.inbox_pause // 2:
+            self.pauses_asked = 0
             self._ask(FlowControlOperation.RESUME)
         if waiting > options.inbox_limit and self.end is None:
             log.warning("%r: %d bytes wait for its calls: closed", self, waiting)
@@ -329,13 +394,14 @@ class ClientConnection:
 
     def stop(self, deadline: float) -> None:
         """The server stops: calls are about to be cancelled, and this is how long there is."""
-        self.last_scope.deadline = deadline
+        if self.last_scope is not None:
+            self.last_scope.deadline = deadline
         self.context.aborted.set()
+        self.wake()
 
     def end_input(self) -> None:
-        self._input_over = True
-        self._calls.end_input()
-        self._news.unpark_all()
+        self._calls.over = True
+        self.wake()
 
     # -- what goes out ----------------------------------------------------------------------
 
@@ -374,7 +440,7 @@ class ClientConnection:
         """A completion or an item, to this client."""
         if self.protocol is None or self.end is not None:
             return
-        payload = self.hub.protocols[self.protocol.name].write(message)
+        payload = self.protocol.write(message)
         if self._withheld is not None:
             self._withheld.append(payload)
         else:

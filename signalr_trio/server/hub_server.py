@@ -17,6 +17,7 @@ from signalr_trio.hub import Hub, HubContext
 from signalr_trio.protocol.service_messages import FIN_OFF
 from signalr_trio.server.calls import IN_CALL
 from signalr_trio.server.client_connection import ClientConnection
+from signalr_trio.server.client_tasks import ClientTasks
 from signalr_trio.server.options import GracefulShutdown, HubOptions, ShutdownMode
 from signalr_trio.server.served_hub import ServedHub
 from signalr_trio.server.service_connection import Connector, ServiceConnection
@@ -164,7 +165,7 @@ class HubServer:
         """Serves the hubs until the shutdown is over.
 
         Who owns whom: ``links`` has a task for each server connection, shielded on its own, since
-        the clients that end in ``clients`` still need it; ``clients`` has a task for each client.
+        the clients that end in ``clients`` still need it; ``clients`` has the tasks of clients.
         Cancelled from outside, this goes straight to stage 4 and then lets the cancellation pass.
         """
         if self._running:
@@ -188,7 +189,6 @@ class HubServer:
         try:
             async with trio.open_nursery() as clients:
                 self._start_clients_in(clients)
-                clients.start_soon(self._keep_clients_alive)
                 try:
                     await self._try_connections()
                     task_status.started()
@@ -224,7 +224,9 @@ class HubServer:
             self._stages = Stages(self, self.shutdown_options)
         self.report = self._stages.report
         deadline = self._stages.begin_stop()
-        for client in self._unfinished:
+        for hub in self.hubs:
+            hub.last_deadline = deadline
+        for client in list(self._unfinished):
             client.stop(deadline)
         for connection in self._connections:
             connection.stop(FIN_OFF)
@@ -262,14 +264,15 @@ class HubServer:
     # -- clients ----------------------------------------------------------------------------
 
     def _start_clients_in(self, nursery: trio.Nursery) -> None:
-        def start(client: ClientConnection) -> None:
-            self._unfinished[client] = None
-            nursery.start_soon(client.run)
-
+        tasks = ClientTasks(nursery)
+        nursery.start_soon(tasks.let_go)
+        nursery.start_soon(self._keep_clients_alive)
         for hub in self.hubs:
             hub.server_id = self.server_id
-            hub.start_client = start
+            hub.tasks = tasks
+            hub.on_client = self._client_came
             hub.on_client_ended = self._client_ended
+            nursery.start_soon(hub.end_handshakes)
 
     async def _keep_clients_alive(self) -> None:
         """Hub pings, where the service leaves them to its servers."""
@@ -278,6 +281,9 @@ class HubServer:
             for client in list(self._unfinished):
                 if not client.connection.agreed:
                     client.ping()
+
+    def _client_came(self, client: ClientConnection) -> None:
+        self._unfinished[client] = None
 
     def _client_ended(self, client: ClientConnection) -> None:
         self._unfinished.pop(client, None)

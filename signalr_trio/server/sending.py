@@ -92,6 +92,8 @@ class HubSender:
     that all of it keeps its order.
     """
 
+    __slots__ = ("_client", "_hub")
+
     def __init__(self, hub: ServedHub, client: ClientConnection | None = None) -> None:
         self._hub = hub
         self._client = client
@@ -144,5 +146,4 @@ class HubSender:
         client = self._hub.clients.get(names[0]) if len(names) == 1 else None
         if client is None or client.protocol is None:
             return self._hub.encode(invocation)
-        name = client.protocol.name
-        return {name: self._hub.protocols[name].write(invocation)}
+        return {client.protocol.name: client.protocol.write(invocation)}

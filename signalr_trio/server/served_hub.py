@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+import trio
 
 from signalr_trio.errors import HubError
 from signalr_trio.hub import GroupManager, Hub, HubCallerClients, HubContext
@@ -14,6 +17,7 @@ from signalr_trio.protocol.messagepack import MessagePackProtocol
 from signalr_trio.protocol.service_messages import CloseConnection, OpenConnection
 from signalr_trio.server.binding import hub_methods, make_converter
 from signalr_trio.server.client_connection import ClientConnection
+from signalr_trio.server.client_tasks import ClientTasks
 from signalr_trio.server.options import HubOptions
 from signalr_trio.server.sending import GroupAcks, HubSender
 
@@ -36,6 +40,8 @@ class ServedHub:
         self.server_id = ""
         """Known when the server runs, as are the functions below."""
         self.options = options
+        self.greets = hub_class.on_connected is not Hub.on_connected
+        """Whether there is anything to do when a client comes."""
         converter = make_converter()
         self.methods = hub_methods(hub_class, converter)
         self.protocols: dict[str, HubProtocol] = {
@@ -47,17 +53,24 @@ class ServedHub:
         self.acks = GroupAcks(options.ack_timeout)
         self.context = HubContext(HubSender(self))
         self.refusing = False
+        self.last_deadline = math.inf
+        """The point in time until which clients may end in order."""
         self.start_connection: Callable[[ServedHub, str | None], None] = _not_running
-        self.start_client: Callable[[ClientConnection], None] = _not_running
-        self.on_client_ended: Callable[[ClientConnection], None] = _ignore
+        self.tasks: ClientTasks
+        """What the clients do."""
+        self.unshaken: dict[ClientConnection, float] = {}
+        """Whose handshake request has not come, in order, and when it must have."""
+        self.on_client: Callable[[ClientConnection], None] = _not_running
+        self.on_client_ended: Callable[[ClientConnection], None] = _not_running
 
     def make(self, client: ClientConnection) -> Hub:
         """A hub object for one call of a client; what it sends goes the client's own way."""
         hub = self.hub_class()
-        sender = HubSender(self, client)
         hub.context = client.context
-        hub.clients = HubCallerClients(sender, client.id)
-        hub.groups = GroupManager(sender)
+        if client.ways is None:
+            sender = HubSender(self, client)
+            client.ways = HubCallerClients(sender, client.id), GroupManager(sender)
+        hub.clients, hub.groups = client.ways
         return hub
 
     def error_text(self, text: str, error: Exception) -> str:
@@ -79,7 +92,8 @@ class ServedHub:
             # The service has lost the connection that it came on, and noticed it first.
             before.connection_lost()
         self.clients[client.id] = client
-        self.start_client(client)
+        self.unshaken[client] = trio.current_time() + self.options.handshake_timeout
+        self.on_client(client)
 
     def open_on_demand(self, target: str) -> None:
         """The service wants one more server connection, to one of its instances."""
@@ -89,7 +103,24 @@ class ServedHub:
     def client_ended(self, client: ClientConnection) -> None:
         if self.clients.get(client.id) is client:
             del self.clients[client.id]
+        self.unshaken.pop(client, None)
         self.on_client_ended(client)
+
+    async def end_handshakes(self) -> None:
+        """The task that closes clients whose handshake request does not come in time."""
+        while True:
+            # One that comes while none is here is not in the first one's way: all have equal time.
+            first = next(iter(self.unshaken.values()), math.inf)
+            await trio.sleep_until(min(first, trio.current_time() + self.options.handshake_timeout))
+            self._end_late_handshakes()
+
+    def _end_late_handshakes(self) -> None:
+        now = trio.current_time()
+        for client, deadline in list(self.unshaken.items()):
+            if deadline > now:
+                break
+            del self.unshaken[client]
+            client.handshake_timed_out()
 
     def encode(self, message: Any) -> dict[str, bytes]:
         """A message in every hub protocol, each encoded once for however many clients."""
@@ -98,7 +129,3 @@ class ServedHub:
 
 def _not_running(*_: object) -> None:
     raise RuntimeError("the hub server is not running")
-
-
-def _ignore(_: ClientConnection) -> None:
-    pass

@@ -49,6 +49,7 @@ _HANDSHAKE_TIMEOUT = 15.0
 _PING_AFTER = 5.0
 _FIN_AGAIN = 5.0
 _LONGEST_DELAY = 60.0
+_LITTLE = 16 * 1024
 
 
 class ServiceConnection:
@@ -114,9 +115,15 @@ class ServiceConnection:
             self._link.send(message)
 
     async def drained(self) -> None:
-        """Waits while the line is full. Always a checkpoint."""
+        """Waits while the line is full.
+
+        Always a checkpoint, but others get their turn only when there is something to send for
+        them: what is sent in one go leaves in one go.
+        """
         link = self._link
-        if link is None or link.buffered <= self.hub.options.link_high_water:
+        if link is None or link.buffered <= _LITTLE:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        elif link.buffered <= self.hub.options.link_high_water:
             await trio.lowlevel.checkpoint()
         else:
             await link.drained(self.hub.options.link_high_water)
@@ -180,8 +187,9 @@ class ServiceConnection:
 
     async def _receive(self, link: Link) -> None:
         while True:
-            for message in await link.receive():
-                self._heard_at = trio.current_time()
+            messages = await link.receive()
+            self._heard_at = trio.current_time()
+            for message in messages:
                 if self._shaken:
                     self._dispatch(message)
                 else:

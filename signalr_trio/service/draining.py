@@ -54,7 +54,8 @@ def _next_to_move(service: Service, server: Server) -> list[ClientSession]:
     """The clients that may move now, one of each connection in turn.
 
     A server that does not release keeps one client until the others are done: as long as it is
-    there, the SDK closes no connection, and so lets the ``OnDisconnected`` of the others end.
+    there, the SDK closes no connection, and so lets the ``OnDisconnected`` of the others end. It
+    is kept as long as the budget lasts: the others may be slow to get elsewhere.
     """
     queues = [list(connection.sessions.values()) for connection in server.connections]
     sessions = [
@@ -63,9 +64,14 @@ def _next_to_move(service: Service, server: Server) -> list[ClientSession]:
         if session is not None
     ]
     movable = [session for session in sessions if _can_move(service, server, session)]
-    if not server.releases and (len(movable) > 1 or server.moving):
+    others_first = not server.releases and not _is_budget_over(service, server)
+    if others_first and (len(movable) > 1 or server.moving):
         return movable[:-1]
     return movable
+
+
+def _is_budget_over(service: Service, server: Server) -> bool:
+    return trio.current_time() - (server.fin_at or 0.0) >= service.options.polite_budget
 
 
 def _can_move(service: Service, server: Server, session: ClientSession) -> bool:

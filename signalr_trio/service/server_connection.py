@@ -19,6 +19,7 @@ from signalr_trio.protocol.service_messages import (
     ConnectionData,
     HandshakeRequest,
     HandshakeResponse,
+    Headers,
     MigrationLevel,
     OpenConnection,
     Ping,
@@ -126,11 +127,11 @@ class ServerConnection:
         state: bytes | None = None,
     ) -> None:
         """Opens a client here: message 4, then its handshake request."""
-        headers = session.headers
+        headers: Headers = session.headers
         if migrate_from is not None:
             headers = {**headers, MIGRATE_FROM: [migrate_from]}
         if state is not None and self.server.releases:
-            headers = headers | state_header(state)
+            headers = {**headers, **state_header(state)}
         self.sessions[session.id] = session
         session.connection = self
         session.last_server = self.server.id

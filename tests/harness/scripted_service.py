@@ -462,7 +462,8 @@ class Served:
             return
         for hub in self.server.hubs:
             for client in hub.clients.values():
-                client.last_scope.cancel()
+                if client.last_scope is not None:
+                    client.last_scope.cancel()
             for connection in hub.connections:
                 connection.scope.cancel()
         raise AssertionError("the server did not end when it was cancelled")

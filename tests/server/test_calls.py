@@ -242,6 +242,9 @@ async def test_a_hub_that_cannot_be_made_fails_the_call_alone(autojump_clock: Mo
             if Moody.made in (2, 3):
                 raise ValueError("not today")
 
+        async def on_connected(self) -> None:
+            """Made for this as well."""
+
         async def get(self) -> int:
             return 1
 

@@ -1,0 +1,1 @@
+"""The load generator: ``load.c``, its plan, and how it is driven."""

@@ -129,8 +129,11 @@ class ServiceConnection:
             await link.drained(self.hub.options.link_high_water)
 
     async def aclose(self, *, timeout: float) -> None:
-        """Sends what is in line and closes, within ``timeout``; it is not made again."""
-        self._offline = True
+        """Sends what is in line and closes, within ``timeout``; it is not made again.
+
+        What would be sent behind the end is refused at once, not lost.
+        """
+        self._offline = self._silenced = True
         if self._link is not None:
             await self._link.aclose(timeout=timeout)
 

@@ -404,7 +404,12 @@ class ClientSession:
         connection = self.connection
         if connection is None:
             return
-        if self.hand_over is not None:
+        if self._close_passed:
+            # The hub has closed the client, and was lost before it could say so to us.
+            if self.hand_over is not None:
+                self.hand_over.server_closed()
+            self._end()
+        elif self.hand_over is not None:
             self.hand_over.connection_lost()
         elif connection.moves_when_lost and self.may_move and not self.is_bound:
             hand_over = HandOver(self, Slot())

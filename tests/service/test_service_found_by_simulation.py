@@ -44,3 +44,23 @@ async def test_nothing_follows_a_close_of_the_hub(autojump_clock) -> None:
         a.connections[0].complete("c", "1", "late")
         await settle()
         assert client.received == [Close()]
+
+
+async def test_a_client_that_its_hub_has_closed_is_not_moved_when_the_server_is_lost(
+    autojump_clock,
+) -> None:
+    """The Close has passed; the message that ends the client was lost with the connection."""
+    async with open_cluster() as cluster:
+        a = await cluster.scripted("A", own=False)
+        client = await cluster.client()
+        b = await cluster.scripted("B", own=False)
+        client.invoke("1", "slow")
+        await settle()
+        a.fin()
+        a.connections[0].send(ConnectionData("c", JSON.write(Close()), DataMessageType.CLOSE))
+        await settle()
+        await a.connections[0].lose()
+        await trio.sleep(30)
+        assert client.received == [Close()]
+        assert client.over.is_set()
+        assert not b.connections[0].opened

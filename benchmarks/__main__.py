@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -39,17 +42,33 @@ def main() -> int:
     )
     encodings = arguments.encoding or ["json", "messagepack"]
     run = Run(setting, arguments.repeat)
-    interrupted = False
-    try:
-        trio.run(run_all, run, scenarios, contestants, encodings)
-    except* KeyboardInterrupt:
-        interrupted = True
+    interrupted = trio.run(
+        _until_interrupted, partial(run_all, run, scenarios, contestants, encodings)
+    )
     write_report(run, arguments.out)
     failures = [one for one in run.outcomes if isinstance(one, Failure)]
     for failure in failures:
         print(f"FAILED {failure.label}: {failure.why}", file=sys.stderr)
     print(f"{len(run.outcomes)} measurements, {len(failures)} failed; see {arguments.out}")
     return 130 if interrupted else 1 if failures else 0
+
+
+async def _until_interrupted(measure: Callable[[], Awaitable[None]]) -> bool:
+    """Whether SIGINT or SIGTERM ended it; either way no process of a contestant is left."""
+    async with trio.open_nursery() as nursery:
+        scope = nursery.cancel_scope
+
+        async def watch(*, task_status: trio.TaskStatus[None]) -> None:
+            with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+                task_status.started()
+                async for _ in signals:
+                    scope.cancel()
+
+        await nursery.start(watch)
+        await measure()
+        scope.cancel()
+        return False
+    return True
 
 
 def _parser() -> argparse.ArgumentParser:

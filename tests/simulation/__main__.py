@@ -30,6 +30,11 @@ def run_seeds(seeds: range) -> list[tuple[int, str]]:
 def run_in_processes(seeds: range, jobs: int) -> Iterator[tuple[int, list[tuple[int, str]]]]:
     """How many seeds a batch had, and which of them failed."""
     batches = [seeds[i : i + _BATCH] for i in range(0, len(seeds), _BATCH)]
+    if jobs == 1:
+        # In this very process, where debuggers and coverage can see it.
+        for batch in batches:
+            yield len(batch), run_seeds(batch)
+        return
     with ProcessPoolExecutor(jobs) as pool:
         for batch, found in zip(batches, pool.map(run_seeds, batches), strict=True):
             yield len(batch), found

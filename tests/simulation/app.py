@@ -44,6 +44,9 @@ class Chat(Hub):
     async def on_disconnected(self, error: Exception | None) -> None:
         here, name = HERE.get(), self._name
         feature = self.context.features.get(ConnectionMigrationFeature)
+        if feature is not None and not here.server.own:
+            # An SDK server leaves the feature of the arrival there.
+            feature = feature if feature.migrate_from == here.server.plan.id else None
         spell = self.context.items["spell"]
         here.ledger.disconnecting(spell, name, feature)
         try:

@@ -8,6 +8,7 @@ did to it or to a server that it was with; there is no general excuse.
 from __future__ import annotations
 
 import hashlib
+from itertools import pairwise
 from typing import Any
 
 import attrs
@@ -24,10 +25,12 @@ from signalr_trio.protocol.messages import (
     StreamItem,
 )
 from signalr_trio.server import ShutdownReport
-from tests.simulation.scenario import Call, ClientPlan, Scenario, ServerPlan, duration
+from tests.simulation.scenario import Call, ClientPlan, Scenario, ServerPlan, Steps, duration
 
 __all__ = ["ClientRun", "Ledger", "ServerRun", "Spell", "Violation"]
 
+#: To the service and back, where all is slow.
+ROUND_TRIP = 0.6
 #: Round trips, the grace of slots, and the second in which all connections ask for migration.
 SLACK = 3.0
 
@@ -36,12 +39,24 @@ class Violation(AssertionError):
     """A promise was broken; the name of the promise comes first."""
 
 
+#: As long as the service waits for a server that takes a client over.
+BETWEEN_SERVERS = 30.0 + SLACK
+#: For the tasks of a server to end when its last stage is over.
+GRACE = 2.5
+
+
+def round_trips(steps: Steps) -> float:
+    """Seconds that the changes of groups may take."""
+    return ROUND_TRIP * sum(step[0] in ("join", "leave") for step in steps)
+
+
 @attrs.define(eq=False)
 class ServerRun:
     plan: ServerPlan
     up_at: float | None = None
     crashed_at: float | None = None
-    """It was killed, or a server connection of it was."""
+    """It was killed, or a server connection of it was: when first."""
+    last_crash_at: float = 0.0
     dead: bool = False
     """It was killed: what it still does, nobody sees."""
     silent: bool = False
@@ -53,6 +68,7 @@ class ServerRun:
     report: ShutdownReport | None = None
     clients: dict[str, ClientRun] = attrs.field(factory=dict)
     """Everyone who was ever opened here."""
+    opens: int = 0
     hooks_begun: int = 0
     hooks_ended: int = 0
     migrated: int = 0
@@ -65,6 +81,11 @@ class ServerRun:
     def own(self) -> bool:
         return self.plan.kind == "own"
 
+    @property
+    def gives_up(self) -> bool:
+        """A hook that throws ends the shutdown of an SDK server there and then."""
+        return not self.own and any(("fail",) in hook for hook in self.plan.hooks)
+
 
 @attrs.define(eq=False)
 class Spell:
@@ -72,14 +93,21 @@ class Spell:
 
     server: ServerRun
     migrated_from: str | None
+    came_at: float
     connected: bool = False
     connected_at: float | None = None
     leaving: bool = False
+    left_at: float | None = None
     migrates_to: str | None = None
-    over: bool = False
+    over_at: float | None = None
     state: Any = None
     first: int | None = None
     last: int = -1
+    last_plain: int = -1
+
+    @property
+    def over(self) -> bool:
+        return self.over_at is not None
 
 
 @attrs.define(eq=False)
@@ -89,10 +117,20 @@ class CallRun:
     wire_id: str | None
     sent_at: float
     begun: Spell | None = None
-    ended: bool = False
+    begun_at: float | None = None
+    ended_at: float | None = None
     items: int = 0
-    """Of its upload, taken by the hub; or of its stream, received by the client."""
+    """Of its upload, taken by the hub."""
     answer: Completion | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.ended_at is not None
+
+    def runs_between(self, since: float, until: float) -> bool:
+        if self.begun_at is None:
+            return False
+        return self.begun_at < until and (self.ended_at is None or self.ended_at > since)
 
 
 @attrs.define(eq=False)
@@ -134,9 +172,12 @@ class ClientRun:
     close: Close | None = None
     calls: dict[int, CallRun] = attrs.field(factory=dict)
     spells: list[Spell] = attrs.field(factory=list)
+    active_at: float = 0.0
+    """When its hub was last seen to do something for it."""
+    departure: Spell | None = None
+    """Where it was last let go for another server."""
     servers: dict[ServerRun, float] = attrs.field(factory=dict)
     """Where it was opened, and when first."""
-    last_plain: int = -1
     emitted: int = 0
     due: dict[int, ServerRun] = attrs.field(factory=dict)
     """What its own calls sent to it, and has not come yet."""
@@ -208,6 +249,7 @@ class Ledger:
         else:
             server = self.servers[whom]
             server.crashed_at = server.crashed_at or now
+            server.last_crash_at = now
             server.dead = server.dead or what == "kill"
             server.silent = server.silent or what == "silence_link"
 
@@ -224,6 +266,7 @@ class Ledger:
         self.check(not answered_all_fins, "P6", name, "was opened on", run.name, "after FINACK")
         client.servers.setdefault(run, trio.current_time())
         run.clients[name] = client
+        run.opens += 1
 
     def server_ended(self, run: ServerRun, report: ShutdownReport | None) -> None:
         run.ended_at = now = trio.current_time()
@@ -232,9 +275,12 @@ class Ledger:
         if run.dead:
             return
         plan = run.plan
-        began = min(t for t in (run.asked_at, run.hurried_at, now) if t is not None)
-        limit = plan.timeout + plan.stop_timeout + 2.5
-        self.check(now - began <= limit, "P7", run.name, "took", now - began, "s to stop")
+        took = now - min(t for t in (run.asked_at, run.hurried_at, now) if t is not None)
+        limit = plan.timeout + plan.stop_timeout + GRACE
+        self.check(took <= limit, "P7", run.name, "took", took, "s to stop")
+        if run.hurried_at is not None and run.own:
+            took = now - run.hurried_at
+            self.check(took <= plan.stop_timeout + GRACE, "P7", run.name, "hurried, took", took)
         if report is not None and run.own:
             self._check_report(run, report)
 
@@ -258,13 +304,53 @@ class Ledger:
             if stage.timed_out and stage.name == "clients":
                 reason = self._why_slow(run, stage.duration)
                 self.check(reason is not None, "P7", run.name, "stage 3 timed out:", str(report))
+        self._check_count(run, report)
         calm = run.hurried_at is None and run.crashed_at is None and self.service_fault_at is None
         if calm and not report.dropped:
             same = report.migrated == run.migrated
             self.check(same, "P7", run.name, "migrated", run.migrated, "but reports", str(report))
+        if calm and run.plan.mode == "migrate_clients" and self.has_steady_target(run):
+            offline, hooks = report.stages[:2]
+            self._check_pace(run, (run.asked_at or 0.0) + offline.duration + hooks.duration)
         if report.dropped:
             reason = self._why_slow(run, None) or self._why_dropped(run)
             self.check(reason is not None, "P5", run.name, "dropped clients:", str(report))
+
+    def _check_count(self, run: ServerRun, report: ShutdownReport) -> None:
+        """Each client that was here in the last two stages is in the report."""
+        if run.asked_at is None or run.hurried_at is not None:
+            return
+        before = sum(stage.duration for stage in report.stages[:-1] if stage.name != "clients")
+        spells = [spell for client in run.clients.values() for spell in client.spells]
+        counted = [
+            spell
+            for spell in spells
+            if spell.server is run
+            and spell.over_at is not None
+            and spell.over_at > run.asked_at + before
+        ]
+        text = (run.name, "had", len(counted), "to", run.opens, "clients:", str(report))
+        self.check(len(counted) <= report.clients <= run.opens, "P7", *text)
+
+    def _check_pace(self, run: ServerRun, hooks_over: float) -> None:
+        """No client waits for the calls of another one."""
+        for client in run.clients.values():
+            for spell in client.spells:
+                if spell.server is not run or spell.left_at is None or not spell.migrates_to:
+                    continue
+                if client.cut_at is not None:
+                    # Its calls may wait for what it says no more.
+                    continue
+                began = max(hooks_over, spell.connected_at or 0.0)
+                took = spell.left_at - began
+                work = self._work_between(client, began, spell.left_at)
+                text = ("could leave", run.name, "only after", took, "s; its own calls took", work)
+                self.check(took <= work + SLACK, "pace", client.name, *text)
+
+    def _work_between(self, client: ClientRun, since: float, until: float) -> float:
+        """Seconds that the calls take which ran in that time."""
+        calls = [one.call for one in client.calls.values() if one.runs_between(since, until)]
+        return sum(call.duration + call.gap + round_trips(call.steps) for call in calls)
 
     def _why_dropped(self, run: ServerRun) -> str | None:
         stages = {stage.name: stage for stage in run.report.stages} if run.report else {}
@@ -285,6 +371,8 @@ class Ledger:
             return "no target"
         if any(client.plan.sticky for client in run.clients.values()):
             return "a client that is bound"
+        if any(client.cut_at is not None for client in run.clients.values()):
+            return "a client that was lost, and nobody was told"
         if budget is not None:
             for client in run.clients.values():
                 if self._work(client) > budget - SLACK:
@@ -320,7 +408,7 @@ class Ledger:
 
     def connecting(self, run: ServerRun, name: str, feature: Any, id: str) -> Spell:
         client = self.clients[name]
-        spell = Spell(run, feature.migrate_from if feature else None)
+        spell = Spell(run, feature.migrate_from if feature else None, trio.current_time())
         if run.dead:
             return spell
         self.note("connecting", run.name, name, spell.migrated_from)
@@ -341,16 +429,33 @@ class Ledger:
         crashed = before.server.crashed_at is not None or spell.server.crashed_at is not None
         loose = crashed or not before.server.own
         self.check(before.over or loose, "P4", client.name, "came before it had left")
-        # It may have crashed before the service knew that the client was there.
+        # It may have crashed before the service knew that the client was there, or before it knew so.
         origin = before.server.plan.id
-        self.check(crashed or feature.migrate_from == origin, "P4", client.name, "from", feature)
+        unseen = any(
+            one.crashed_at is not None and one.plan.id == feature.migrate_from
+            for one in self.servers.values()
+        )
+        same = crashed or unseen or feature.migrate_from == origin
+        self.check(same, "P4", client.name, "from", feature)
         self.check(feature.migrate_to == spell.server.plan.id, "P4", client.name, "to", feature)
-        if before.server.own and spell.server.own and not crashed:
-            self.check(feature.state == before.state, "P4", client.name, "lost its state")
+        self.check(not client.plan.sticky, "P5", client.name, "is bound, and was moved")
+        if not self._is_loose(client):
+            self._check_origin(client, spell, feature)
+
+    def _check_origin(
+        self, client: ClientRun, spell: Spell, feature: ConnectionMigrationFeature
+    ) -> None:
+        """Whatever became of the targets between, it comes from where it was let go."""
+        origin = client.departure
+        self.check(origin is not None, "P4", client.name, "came, but had left for good")
+        if origin is not None:
+            same = feature.migrate_from == origin.server.plan.id
+            self.check(same, "P4", client.name, "comes from", feature.migrate_from)
+            self.check(feature.state == origin.state, "P4", client.name, "lost its state")
 
     def connected(self, spell: Spell, name: str) -> None:
         spell.connected = True
-        spell.connected_at = trio.current_time()
+        spell.connected_at = self.clients[name].active_at = trio.current_time()
         if not spell.server.dead:
             self.note("connected", spell.server.name, name)
 
@@ -365,6 +470,7 @@ class Ledger:
         ]
         self.check(not running or not run.own, "P3", name, "left while calls ran:", running)
         spell.leaving = True
+        spell.left_at = trio.current_time()
         if feature is not None:
             run.migrated += 1
             mode = run.plan.mode
@@ -380,10 +486,13 @@ class Ledger:
             self.check(done, "P7", run.name, "lets clients move while its hooks run")
 
     def disconnected(self, spell: Spell, name: str, feature: Any) -> None:
-        spell.over = True
-        spell.state = feature.state if feature is not None else None
-        if not spell.server.dead:
-            self.note("disconnected", spell.server.name, name)
+        spell.over_at = self.clients[name].active_at = trio.current_time()
+        if spell.server.dead:
+            return
+        self.note("disconnected", spell.server.name, name)
+        if feature is not None:
+            spell.state = feature.state
+            self.clients[name].departure = spell
 
     def begun(self, spell: Spell, name: str, number: int) -> None:
         client, run = self.clients[name], spell.server
@@ -394,6 +503,7 @@ class Ledger:
         self.check(call.begun is None, "P1", name, "call", number, "began twice")
         self.check(spell.connected, "P1", name, "call", number, "began on", run.name, "too soon")
         call.begun = spell
+        call.begun_at = client.active_at = trio.current_time()
         self.check(not spell.over or not run.own, "P4", name, "call", number, "after the end")
         spell.first = number if spell.first is None else min(spell.first, number)
         spell.last = max(spell.last, number)
@@ -401,13 +511,13 @@ class Ledger:
             self.check(earlier.last < number, "P1", name, "call", number, "overtaken by a server")
         if call.call.kind in ("call", "send"):
             if run.plan.parallel == 1:
-                self.check(client.last_plain < number, "P1", name, "call", number, "out of order")
-            client.last_plain = max(client.last_plain, number)
+                self.check(spell.last_plain < number, "P1", name, "call", number, "out of order")
+            spell.last_plain = max(spell.last_plain, number)
 
     def ended(self, run: ServerRun, name: str, number: int, *, aborted: bool) -> None:
         """A call has ended; ``aborted``: it was told that its client is gone."""
         client = self.clients[name]
-        client.calls[number].ended = True
+        client.calls[number].ended_at = client.active_at = trio.current_time()
         if run.dead:
             return
         self.note("ended", run.name, name, number)
@@ -568,6 +678,7 @@ class Ledger:
             self.note("explained", client.name, reason)
             if client.close is not None and not cut:
                 self._check_last_words(client)
+                self._check_who_spoke(client, client.close.error or "")
 
     def _check_last_words(self, client: ClientRun) -> None:
         """A server that closes a client in order has completed what began."""
@@ -578,6 +689,15 @@ class Ledger:
             if server.own and server.crashed_at is None:
                 text = ("call", call.number, "began and got no completion")
                 self.check(call.answer is not None, "P3", client.name, *text)
+
+    def _check_who_spoke(self, client: ClientRun, error: str) -> None:
+        """A server of ours that ends in order says so itself; it is not lost to its clients."""
+        crashed = any(one.crashed_at is not None or not one.own for one in self.servers.values())
+        events = (client.plan.on_connected, client.plan.on_disconnected)
+        slowest = max(duration(steps) + round_trips(steps) for steps in events)
+        slow = any(slowest > 0.3 * server.plan.stop_timeout for server in client.servers)
+        lost = error == "The connection to the hub server was lost."
+        self.check(not lost or crashed or slow, "P9", client.name, "was told:", error)
 
     def _is_loose(self, client: ClientRun) -> bool:
         """SDK servers keep less order."""
@@ -599,6 +719,8 @@ class Ledger:
             return "its new server crashed"
         if not client.answered and not self._server_was_there(client):
             return "no server"
+        if not client.answered and self._is_flooding:
+            return "too much was sent to it before"
         if not client.answered and any(self._drops(one) for one in self.servers.values()):
             return "its first server went before it had heard of it"
         return None
@@ -610,8 +732,10 @@ class Ledger:
             return None
         if server.hurried_at is not None:
             return "hurried"
-        if server.plan.mode != "migrate_clients":
-            return f"mode {server.plan.mode}"
+        if self._let_all_go(server):
+            return None if self.has_steady_target(server) else "no target"
+        if server.plan.mode != "migrate_clients" or server.gives_up:
+            return f"mode {server.plan.mode}, or a hook of it failed"
         if client.plan.sticky:
             return "bound to it"
         if not self.has_steady_target(server):
@@ -620,6 +744,15 @@ class Ledger:
         if last > server.plan.stop_timeout * 0.5:
             return "hub events too slow"
         return "too much work" if self._work(client) > self._budget(server) else None
+
+    def _let_all_go(self, server: ServerRun) -> bool:
+        """Whether its shutdown is over, and nobody was in want of time."""
+        report = server.report
+        if not server.own or report is None or server.plan.mode == "off":
+            return False
+        if server.hurried_at is not None:
+            return False
+        return not report.dropped and not any(stage.timed_out for stage in report.stages)
 
     def _budget(self, server: ServerRun) -> float:
         """Seconds that a client's work may take in a shutdown, at the least."""
@@ -631,11 +764,10 @@ class Ledger:
         """One that is on its way to an own server goes to another if that crashes."""
         if not server.own or not client.spells or client.spells[0].server is server:
             return True
-        crashed_at = server.crashed_at or 0.0
         return any(
             spell.server is server
             and spell.connected_at is not None
-            and spell.connected_at <= crashed_at
+            and spell.connected_at <= server.last_crash_at
             for spell in client.spells
         )
 
@@ -668,10 +800,10 @@ class Ledger:
         for server in client.servers:
             if server.crashed_at is not None or server.hurried_at is not None:
                 return f"{server.name} crashed, or was hurried"
-            if server.asked_at is None:
+            if server.asked_at is None or (self._let_all_go(server) and not client.plan.sticky):
                 continue
-            if server.plan.mode != "migrate_clients":
-                return f"{server.name}: mode {server.plan.mode}"
+            if server.plan.mode != "migrate_clients" or server.gives_up:
+                return f"{server.name}: mode {server.plan.mode}, or a hook of it failed"
             if client.plan.sticky or not self.has_steady_target(server):
                 return f"{server.name}: {client.name} cannot move"
             if self._work(client) > self._budget(server):
@@ -681,9 +813,7 @@ class Ledger:
         return None
 
     def _may_be_hurried(self, client: ClientRun) -> bool:
-        options = self.scenario.service
-        floods = "hold_limit" in options
-        return self._work(client) > 10.0 - SLACK or floods
+        return self._work(client) > 10.0 - SLACK or self._is_flooding
 
     # -- the end ----------------------------------------------------------------------------
 
@@ -715,8 +845,15 @@ class Ledger:
         """A call that wants no answer: it has run, or there is a reason why it never will."""
         if call.wire_id is not None:
             return False
-        never = call.begun is None and self.why_failed(client, call) is not None
-        return call.ended or never
+        if call.begun is not None or not self._is_settled(client):
+            return call.ended
+        return self.why_failed(client, call) is not None
+
+    def _is_settled(self, client: ClientRun) -> bool:
+        """Whether what has not begun by now never will."""
+        between = bool(client.spells) and client.spells[-1].over
+        patience = BETWEEN_SERVERS if between else 2 * SLACK
+        return trio.current_time() - client.active_at > patience
 
     def unrest(self) -> str:
         names = [server.name for server in self.servers.values() if server.ended_at is None]
@@ -732,6 +869,15 @@ class Ledger:
         for client in self.clients.values():
             if client.is_open and client.cut_at is None:
                 self._judge_open(client)
+            if client.answered and client.ended_at is not None and client.left_at is None:
+                # Now that the reports are there.
+                why = self.why_closed(client)
+                self.check(why is not None, "P5", client.name, "was closed:", client.close)
+            self._judge_spells(client)
+            self._judge_pauses(client)
+            self._judge_service(client)
+            for before, after in pairwise(client.spells):
+                self._judge_budget(client, before, after)
             for call in client.calls.values():
                 if call.answer is not None and call.answer.error is not None:
                     reason = self.why_failed(client, call)
@@ -760,15 +906,105 @@ class Ledger:
             number for number, server in client.due.items() if server.own or not server.ended_at
         ]
         self.check(not lost or crashed, "P2", client.name, "never got", lost)
-        if self.service_fault_at is None:
-            ends = [spell for spell in client.spells if spell.connected and not spell.over]
-            ends = [
-                spell
-                for spell in ends
-                if spell.server.crashed_at is None
-                and (spell.server.own or not spell.server.ended_at)
-            ]
-            self.check(len(ends) <= 1, "P4", client.name, "is on two servers")
+        ends = [
+            spell
+            for spell in client.spells
+            if spell.connected
+            and not spell.over
+            and spell.server.crashed_at is None
+            and (spell.server.own or not spell.server.ended_at)
+        ]
+        twice = len(ends) > 1 and self.service_fault_at is None
+        self.check(not twice, "P4", client.name, "is on two servers")
+
+    def _judge_spells(self, client: ClientRun) -> None:
+        """Also where a connection was lost: when its calls are over, ``on_disconnected`` comes."""
+        if client.cut_at is not None or self.service_fault_at is not None or not client.spells:
+            return
+        stays = [
+            spell.server
+            for spell in client.spells
+            if spell.connected and not spell.leaving and not spell.server.dead
+        ]
+        there = [run.name for run in stays if run.own and not run.silent]
+        settled = client.ended_at if client.ended_at is not None else client.spells[-1].came_at
+        work = self._work(client) + sum(round_trips(call.steps) for call in client.plan.calls)
+        late = trio.current_time() - settled > work + SLACK
+        allowed = int(client.ended_at is None)
+        self.check(len(there) <= allowed or not late, "P4", client.name, "is still on", there)
+
+    def _judge_pauses(self, client: ClientRun) -> None:
+        """Without a fault, no call waits for more than those before it and for the hand-over."""
+        if self.scenario.has_faults or client.plan.stops_reading or self._is_flooding:
+            return
+        for server in self.servers.values():
+            gone = server.asked_at is not None or server.hurried_at is not None
+            if gone and (not self._let_all_go(server) or not self.has_steady_target(server)):
+                return
+        for call in client.calls.values():
+            if call.begun_at is not None:
+                self._judge_pause(client, call, call.begun_at)
+
+    def _judge_pause(self, client: ClientRun, call: CallRun, begun_at: float) -> None:
+        before = [one for one in client.calls.values() if one.number < call.number]
+        ready = max([call.sent_at, *(one.ended_at for one in before if _ended(one, begun_at))])
+        plan = client.plan
+        events = (plan.on_connected, plan.on_disconnected)
+        hub = sum(duration(steps) + round_trips(steps) for steps in events)
+        moves = sum(spell.came_at >= ready - hub - SLACK for spell in client.spells)
+        work = self._work_between(client, ready, begun_at)
+        limit = work + (1 + moves) * (hub + SLACK)
+        pause = begun_at - ready
+        self.check(pause <= limit, "P5", client.name, "call", call.number, "waited", pause, "s")
+
+    def _judge_budget(self, client: ClientRun, before: Spell, after: Spell) -> None:
+        """Nobody is kept longer by a server that does not release."""
+        run = before.server
+        if run.own or run.asked_at is None or not self.has_steady_target(run):
+            return
+        budget = self.scenario.service.get("polite_budget", 20.0)
+        took = after.came_at - max(run.asked_at, before.connected_at or 0.0)
+        faults = any(one.crashed_at is not None for one in client.servers)
+        kept = took <= budget + SLACK or faults or self.service_fault_at is not None
+        self.check(kept, "pace", client.name, "came from", run.name, "after", took, "s")
+
+    def _judge_service(self, client: ClientRun) -> None:
+        """As long as a server has not let it go, a client is served there."""
+        if client.plan.sticky or client.cut_at is not None or client.harmed is not None:
+            return
+        if self._is_flooding or self.service_fault_at is not None:
+            return
+        for spell in client.spells:
+            if spell.server.own and spell.server.crashed_at is None:
+                self._judge_service_by(spell, client)
+
+    def _judge_service_by(self, spell: Spell, client: ClientRun) -> None:
+        run, came = spell.server, spell.connected_at
+        ends = (spell.left_at, run.hurried_at, client.ended_at, client.left_at, self._time_up(run))
+        until = min(end for end in (*ends, trio.current_time()) if end is not None)
+        for call in client.calls.values():
+            if call.answer is not None and call.answer.error is not None:
+                continue
+            if came is None or (call.begun_at is not None and call.begun_at < until):
+                continue
+            if call.sent_at < came and spell is not client.spells[0]:
+                continue
+            earlier = [one for one in client.calls.values() if one.number < call.number]
+            unfinished = [one.call for one in earlier if not _ended(one, max(call.sent_at, came))]
+            work = sum(one.duration + one.gap + round_trips(one.steps) for one in unfinished)
+            due = max(call.sent_at, came) + work + SLACK
+            text = ("call", call.number, "was not begun on", run.name, "by", due)
+            self.check(due >= until, "rule 6", client.name, *text)
+
+    def _time_up(self, run: ServerRun) -> float | None:
+        """When its last stage began."""
+        if run.report is None or run.asked_at is None:
+            return run.ended_at
+        return run.asked_at + sum(stage.duration for stage in run.report.stages[:-1])
+
+    @property
+    def _is_flooding(self) -> bool:
+        return "hold_limit" in self.scenario.service
 
     def judge_the_end(self) -> None:
         """Everything was taken down: each ``on_connected`` has its ``on_disconnected``."""
@@ -795,3 +1031,7 @@ class Ledger:
             or self._why_dropped(before.server) is not None
         )
         self.check(explained, "P4", client.name, "left for", before.migrates_to, "and never came")
+
+
+def _ended(call: CallRun, by: float) -> bool:
+    return call.ended_at is not None and call.ended_at <= by

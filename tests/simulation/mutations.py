@@ -1,23 +1,31 @@
 """Deliberate bugs, one line each, and whether the simulation finds them.
 
-``python -m tests.simulation.mutations`` hunts for each in a process of its own, in which the
-module is changed as it is imported: no file is written. ``--seeds 2000`` is the limit for each.
+``python -m tests.simulation.mutations`` hunts for each from seed 0 on, and prints within how many
+seeds it is found; ``--write`` keeps that for the test, ``--markdown`` prints it as a table. Each
+hunt has a process of its own, in which the module is changed as it is imported: no file is written.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.machinery
+import itertools
+import json
 import multiprocessing
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from importlib.abc import MetaPathFinder
+from pathlib import Path
 from types import ModuleType
 from typing import Final, NamedTuple
 
-__all__ = ["MUTATIONS", "Found", "Mutation", "hunt"]
+__all__ = ["MUTATIONS", "Found", "Mutation", "hunt_all", "known_seeds"]
+
+_KNOWN: Final = Path(__file__).with_name("mutations.json")
+#: What the product and the simulation import, imported once for all hunts.
+_WARM: Final = ("attrs", "cattrs", "h11", "jwt", "msgpack", "orjson", "trio", "trio.testing")
 
 
 class Mutation(NamedTuple):
@@ -27,14 +35,12 @@ class Mutation(NamedTuple):
     old: str
     """Once in the module."""
     new: str
-    seed: int = 0
-    """One that found it, when this was written: where a hunt begins."""
 
 
 class Found(NamedTuple):
     mutation: str
     seeds: int
-    """How many were needed; 0: it was not found."""
+    """How many were played; 0: none found it."""
     seed: int
     violation: str
 
@@ -86,7 +92,7 @@ MUTATIONS: Final[Sequence[Mutation]] = [
     Mutation(
         "a client is not read again after a full hold",
         "service.session",
-        "        self._resumed.unpark_all()\n        return hold.take()",
+        "        self.resume_reading()\n        return hold.take()",
         "        return hold.take()",
     ),
     Mutation(
@@ -100,6 +106,38 @@ MUTATIONS: Final[Sequence[Mutation]] = [
         "service.session",
         "messages = [frame for frame in frames if not is_ping(frame)]",
         "messages = frames",
+    ),
+    Mutation(
+        "pings are held",
+        "service.session",
+        "messages = [frame for frame in frames if not is_ping(frame)]",
+        "messages = [frame for frame in frames if self._hold is not None or not is_ping(frame)]",
+    ),
+    Mutation(
+        "a hold begins without a target",
+        "service.draining",
+        "return service.choose_server(session.hub, leaving=server) is not None",
+        "return session.begin_hold() and service.choose_server(session.hub, leaving=server)",
+    ),
+    Mutation(
+        "held messages are kept after the first one went to the target",
+        "service.hand_over",
+        "            target.open(session, migrate_from=self._from, state=self._state)\n",
+        "            target.open(session, migrate_from=self._from, state=self._state)\n"
+        "            for frame, _ in session._hold._frames:\n"
+        "                target.send_data(session.id, frame)\n",
+    ),
+    Mutation(
+        "a server is not hurried by a full hold",
+        "service.hand_over",
+        "(full or old) and not self._hurried",
+        "False",
+    ),
+    Mutation(
+        "what is sent before the handshake is lost",
+        "service.session",
+        "        early, self._early = self._early, None\n",
+        "        early = self._early = None\n",
     ),
     Mutation(
         "the hold begins too late",
@@ -169,6 +207,13 @@ MUTATIONS: Final[Sequence[Mutation]] = [
         "            answers = True\n",
     ),
     Mutation(
+        "the first message of any target is swallowed",
+        "service.hand_over",
+        "        session.attached()\n",
+        "        session.attached()\n"
+        "        session.server_data = lambda message: delattr(session, 'server_data')\n",
+    ),
+    Mutation(
         "the answer to the second handshake reaches the client",
         "service.hand_over",
         "            self._attach()\n        return True",
@@ -183,8 +228,8 @@ MUTATIONS: Final[Sequence[Mutation]] = [
     Mutation(
         "the server of origin is not named",
         "service.server_connection",
-        "headers[MIGRATE_FROM] = [migrate_from]",
-        "headers[MIGRATE_FROM] = [self.server.id]",
+        "MIGRATE_FROM: [migrate_from]}",
+        "MIGRATE_FROM: [self.server.id]}",
     ),
     Mutation(
         "a slot is not given back while a call runs",
@@ -211,6 +256,18 @@ MUTATIONS: Final[Sequence[Mutation]] = [
         "service.service",
         "if server.draining or (leaving",
         "if (leaving",
+    ),
+    Mutation(
+        "FINACK passes an open that is in line",
+        "service.session",
+        "        connection.open(self)\n",
+        "        await trio.sleep(0.3)\n        connection.open(self)\n",
+    ),
+    Mutation(
+        "a client that is bound is handed over",
+        "service.session",
+        'return ("asrs.s.ssticky", "Required") in self.claims',
+        "return False",
     ),
     Mutation(
         "draining is per connection",
@@ -275,6 +332,12 @@ MUTATIONS: Final[Sequence[Mutation]] = [
         "        if False:\n",
     ),
     Mutation(
+        "the budget of an SDK server has no end",
+        "service.hand_over",
+        "            with trio.move_on_at(deadline):\n",
+        "            if True:\n",
+    ),
+    Mutation(
         "what the old SDK server still says is let through",
         "service.server_connection",
         "        session = self.sessions.get(message.connection_id)\n        if session is None:",
@@ -311,14 +374,14 @@ MUTATIONS: Final[Sequence[Mutation]] = [
     Mutation(
         "the feature is not set",
         "server.client_connection",
-        "            features.set(self._departure)\n",
-        "            pass\n",
+        "features.set(self._departure)\n",
+        "features.get(ConnectionMigrationFeature)\n",
     ),
     Mutation(
         "the feature is not there on arrival",
         "server.client_connection",
-        "            features.set(self._arrival)\n",
-        "            pass\n",
+        "features.set(self._arrival)\n",
+        "features.get(ConnectionMigrationFeature)\n",
     ),
     Mutation(
         "a client moves although on_disconnected was not told so",
@@ -327,11 +390,10 @@ MUTATIONS: Final[Sequence[Mutation]] = [
         "            if True:\n",
     ),
     Mutation(
-        "on_disconnected does not wait for running calls",
-        "server.client_connection",
-        "                await self._calls.run()\n",
-        "                with trio.move_on_after(0.05):\n"
-        "                    await self._calls.run()\n",
+        "on_disconnected does not wait for calls that run beside",
+        "server.calls",
+        "        if self._beside:\n            self._all_ended",
+        "        if False:\n            self._all_ended",
     ),
     Mutation(
         "calls that never begin get no completion",
@@ -344,6 +406,12 @@ MUTATIONS: Final[Sequence[Mutation]] = [
         "server.client_connection",
         "            self._ask(FlowControlOperation.RESUME)\n",
         "            pass\n",
+    ),
+    Mutation(
+        "the service is not asked for a pause",
+        "server.client_connection",
+        "            wanted = 2 if self._calls.unread_size > options.inbox_pause else 1\n",
+        "            wanted = 0\n",
     ),
     Mutation(
         "calls begin in the wrong order",
@@ -390,6 +458,30 @@ MUTATIONS: Final[Sequence[Mutation]] = [
         "server.service_connection",
         "self.scope = trio.CancelScope(shield=True)",
         "self.scope = trio.CancelScope()",
+    ),
+    Mutation(
+        "the line is not flushed at the end",
+        "link.websocket",
+        "        await self._websocket.aclose(code, reason, timeout=timeout)\n",
+        "        self._websocket.abort()\n",
+    ),
+    Mutation(
+        "a second signal skips nothing",
+        "server.hub_server",
+        "        self._patience.cancel()\n",
+        "        pass\n",
+    ),
+    Mutation(
+        "on_disconnected has no limit in the last stage",
+        "server.client_connection",
+        "        self.last_scope.deadline = deadline\n",
+        "        pass\n",
+    ),
+    Mutation(
+        "a client that left is not reported",
+        "server.shutdown",
+        "            self.left += 1\n",
+        "            pass\n",
     ),
     Mutation(
         "a client that moved is reported twice",
@@ -439,25 +531,39 @@ class _Loader(importlib.machinery.SourceFileLoader):
         return compile(changed, self.path, "exec", dont_inherit=True)
 
 
-def hunt(mutation: Mutation, limit: int) -> Found:
-    """Runs seeds until one finds the bug; to be called in a fresh process."""
+def known_seeds() -> dict[str, int]:
+    """For each mutation the first seed that found it, when that was last written down."""
+    return json.loads(_KNOWN.read_text())
+
+
+def hunt_all(
+    mutations: Sequence[Mutation], limit: int, jobs: int, known: Mapping[str, int]
+) -> Iterator[Found]:
+    """Looks at the seed that is known for each, then at up to ``limit`` from 0 on."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(_WARM))
+    with ProcessPoolExecutor(jobs, mp_context=context, max_tasks_per_child=1) as pool:
+        hunts = [pool.submit(_hunt, one, limit, known.get(one.name)) for one in mutations]
+        for hunt in as_completed(hunts):
+            yield hunt.result()
+
+
+def _hunt(mutation: Mutation, limit: int, known: int | None) -> Found:
+    """To be called in a fresh process."""
     assert "signalr_trio" not in sys.modules
     sys.meta_path.insert(0, _Mutant(mutation))
-    from tests.simulation.scenario import draw
-    from tests.simulation.world import run
+    try:
+        from tests.simulation.scenario import draw
+        from tests.simulation.world import run
+    except ValueError as error:
+        return Found(mutation.name, 0, 0, str(error))
 
-    for count in range(1, limit + 1):
-        seed = (mutation.seed + count - 1) % limit
+    first = [] if known is None else [known]
+    for count, seed in enumerate(itertools.chain(first, range(limit)), 1):
         violation = run(draw(seed)).violation
         if violation is not None:
             return Found(mutation.name, count, seed, violation)
     return Found(mutation.name, 0, 0, "")
-
-
-def hunt_all(mutations: Sequence[Mutation], limit: int, jobs: int) -> list[Found]:
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context, max_tasks_per_child=1) as pool:
-        return list(pool.map(hunt, mutations, [limit] * len(mutations)))
 
 
 def main() -> int:
@@ -465,22 +571,30 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=2000, help="the most for each")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--only", default="", help="those with this in their names")
-    parser.add_argument("--cold", action="store_true", help="begins each hunt at seed 0")
+    parser.add_argument("--markdown", action="store_true", help="prints what is known as a table")
+    parser.add_argument("--write", action="store_true", help="keeps the seeds that were found")
     options = parser.parse_args()
+    if options.markdown:
+        print(_as_markdown(known_seeds()))
+        return 0
     chosen = [one for one in MUTATIONS if options.only in one.name]
-    if options.cold:
-        chosen = [one._replace(seed=0) for one in chosen]
     began = time.monotonic()
-    missed = 0
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(options.jobs, mp_context=context, max_tasks_per_child=1) as pool:
-        hunts = [pool.submit(hunt, one, options.seeds) for one in chosen]
-        for found in (done.result() for done in as_completed(hunts)):
-            missed += not found.seeds
-            how = f"{found.seeds:5} seeds, {found.seed}" if found.seeds else "    NOT FOUND"
-            print(f"{how:>20}  {found.mutation}: {found.violation[:90]!r}", flush=True)
-    print(f"{len(chosen) - missed} of {len(chosen)} found in {time.monotonic() - began:.0f} s")
-    return bool(missed)
+    seeds: dict[str, int] = {}
+    for found in hunt_all(chosen, options.seeds, options.jobs, {}):
+        how = f"{found.seeds:5} seeds" if found.seeds else "  NOT FOUND"
+        print(f"{how}  {found.mutation}: {found.violation[:90]!r}", flush=True)
+        if found.seeds:
+            seeds[found.mutation] = found.seed
+    print(f"{len(seeds)} of {len(chosen)} found in {time.monotonic() - began:.0f} s")
+    if options.write:
+        known = {one.name: seeds[one.name] for one in MUTATIONS if one.name in seeds}
+        _KNOWN.write_text(json.dumps(known, indent=1) + "\n")
+    return len(seeds) < len(chosen)
+
+
+def _as_markdown(known: Mapping[str, int]) -> str:
+    rows = [f"| {one.name} | {known[one.name] + 1} |" for one in MUTATIONS if one.name in known]
+    return "\n".join(["| the bug | seeds |", "|---|---:|", *rows])
 
 
 if __name__ == "__main__":

@@ -149,7 +149,11 @@ class Socket:
         if not self._closed:
             self._out.put(payload)
 
-    async def receive(self) -> bytes:
+    def send_joined(self, part: bytes) -> None:
+        self.send(part)
+
+    async def receive(self, *, joined: bool = False) -> bytes:
+        """All that has come, ``joined`` or not: there are no messages on a pipe."""
         try:
             data = await self._in.get()
         except trio.BrokenResourceError as error:
@@ -190,7 +194,7 @@ class Transport(Socket):
         super().__init__(incoming, outgoing)
         self.on_read: Callable[[], None] = lambda: None
 
-    async def receive(self) -> bytes:
+    async def receive(self, *, joined: bool = False) -> bytes:
         self.on_read()
         return await super().receive()
 

@@ -150,24 +150,22 @@ class _Draw:
         self._stubborn = not self._calm and self._maybe(0.15)
         """One client has a call that outlasts everything."""
         self._end = self._chance.choice((1.0, 2.0, 4.0))
+        self._moments: list[float] = []
+        """When servers go."""
 
     # -- the whole --------------------------------------------------------------------------
 
     def scenario(self) -> Scenario:
-        servers = self._servers()
+        servers, events, slow = self._plot()
+        self._moments = [event.at for event in events]
         clients = tuple(self._client(f"c{i}") for i in range(self._chance.randint(1, 5)))
-        events = self._shutdowns(servers) + self._background(servers)
-        if not self._calm:
-            events += self._faults(servers, clients, [event.at for event in events])
-        theme = self._chance.random()
-        if not self._calm and theme < 0.08:
-            servers += self._late_servers(servers, events)
-            clients = self._slowed(clients, "on_disconnected")
-        elif not self._calm and theme < 0.16:
-            servers, events = self._target_that_loses_a_connection(servers)
-            clients = self._slowed(clients, "on_connected")
-        elif self._stubborn and theme < 0.6:
-            servers, events = self._vanishing_target(servers)
+        if slow == "backlog":
+            clients = tuple(self._with_backlog(client) for client in clients)
+        elif slow:
+            clients = self._slowed(clients, slow)
+        elif not self._calm:
+            events += self._faults(servers, clients)
+        events += self._background(servers)
         return Scenario(
             self._seed,
             full=self._maybe(0.04) and all(server.kind == "own" for server in servers),
@@ -177,32 +175,64 @@ class _Draw:
             events=tuple(sorted(events, key=lambda event: event.at)),
         )
 
+    def _plot(self) -> tuple[tuple[ServerPlan, ...], list[Event], str]:
+        """Servers and their ends; and the event of the hub that is slow, if the theme needs one,
+        or that the calls are."""
+        servers = self._servers()
+        theme = self._chance.random() if not self._calm else 1.0
+        if theme < 0.08:
+            return *self._late_servers(servers), "on_disconnected"
+        if theme < 0.24:
+            return *self._target_that_loses_a_connection(servers), "on_connected"
+        if theme < 0.3:
+            return *self._sdk_server_that_goes(servers), "backlog"
+        if self._stubborn and theme < 0.6:
+            return *self._vanishing_target(servers), ""
+        return servers, self._shutdowns(servers), ""
+
     def _late_servers(
-        self, servers: tuple[ServerPlan, ...], events: list[Event]
-    ) -> tuple[ServerPlan, ...]:
-        """Each comes when the time of another one is up."""
-        shutdowns = {event.whom: event.at for event in events if event.what == "shutdown"}
-        return tuple(
-            ServerPlan(f"late-{one.name}", f"late-{one.name}", starts=starts)
-            for one in servers
-            if one.name in shutdowns
-            and (starts := shutdowns[one.name] + one.timeout + self._chance.random() * 0.4) < 10.0
-        )
+        self, servers: tuple[ServerPlan, ...]
+    ) -> tuple[tuple[ServerPlan, ...], list[Event]]:
+        """All go at once; another one comes when their time is up."""
+        going = tuple(attrs.evolve(one, starts=0.0, timeout=1.5) for one in servers[:2])
+        at = 0.3 + self._time() / 4
+        starts = at + 1.5 + self._chance.random() * 0.4
+        late = ServerPlan("late", "late", starts=starts)
+        return (*going, late), [Event(at, "shutdown", one.name) for one in going]
 
     def _target_that_loses_a_connection(
         self, servers: tuple[ServerPlan, ...]
     ) -> tuple[tuple[ServerPlan, ...], list[Event]]:
         """While ``on_connected`` runs there, and it has other connections."""
-        target = ServerPlan("target", "target", starts=0.2, connections=2)
-        third = ServerPlan("third", "third", starts=1.0)
+        connections = self._chance.choice((1, 1, 2))
+        target = ServerPlan("target", "target", starts=0.2, connections=connections)
         at = 1.0 + self._time() / 4
-        cut = self._chance.random() * 0.8
+        cut = at + self._chance.random() * 0.8
+        third = ServerPlan("third", "third", starts=self._late_start(cut))
         events = [
             Event(at, "shutdown", servers[0].name),
-            Event(at + cut, "cut_link", target.name),
-            Event(at + cut + self._time(), "shutdown", target.name),
+            Event(cut, "cut_link", target.name),
+            Event(max(cut, third.starts) + self._time(), "shutdown", target.name),
         ]
         return (attrs.evolve(servers[0], starts=0.0), target, third), events
+
+    def _sdk_server_that_goes(
+        self, servers: tuple[ServerPlan, ...]
+    ) -> tuple[tuple[ServerPlan, ...], list[Event]]:
+        first = attrs.evolve(servers[0], id=f"{servers[0].name}-sdk", kind="sdk", timeout=30.0)
+        first = attrs.evolve(first, mode="migrate_clients", starts=0.0)
+        target = ServerPlan("target", "target", starts=0.2)
+        return (first, target), [Event(0.5 + self._time() / 4, "shutdown", first.name)]
+
+    def _with_backlog(self, client: ClientPlan) -> ClientPlan:
+        """More than an SDK server takes from its pipe behind a call that is slow."""
+        at, kind = self._moment(), self._chance.choice(("send", "send", "call"))
+        slow = Call(at, kind, (("sleep", 0.5 + self._chance.random()),))
+        rest = (Call(at, kind, padding=30_000) for _ in range(self._chance.choice((3, 6))))
+        return attrs.evolve(client, calls=(slow, *rest))
+
+    def _late_start(self, moment: float) -> float:
+        return moment + self._time() if self._maybe(0.7) else 1.0
 
     def _slowed(self, clients: tuple[ClientPlan, ...], what: str) -> tuple[ClientPlan, ...]:
         pause = ("sleep", 0.3 + self._chance.random() * 0.5)
@@ -238,7 +268,7 @@ class _Draw:
 
     def _servers(self) -> tuple[ServerPlan, ...]:
         count = self._chance.choice((1, 2, 2, 2, 3, 3))
-        all_own = self._maybe(0.8)
+        all_own = self._maybe(0.75)
         plans = [self._server(f"s{i}", f"s{i}", 0.0, all_own) for i in range(count)]
         for i in range(self._chance.choice((0, 0, 1, 2))):
             id = self._chance.choice([f"s{i}" for i in range(count)] + [f"n{i}"] * count)
@@ -269,19 +299,18 @@ class _Draw:
 
     def _client(self, name: str) -> ClientPlan:
         chance = self._chance
-        calls = sorted(
-            (self._call() for _ in range(chance.choice((0, 2, 5, 10, 15)))),
-            key=lambda call: call.at,
-        )
-        if self._maybe(0.1):
-            calls = [attrs.evolve(call, kind="send") for call in calls]
+        calls = [self._call() for _ in range(chance.choice((0, 2, 5, 10, 15)))]
+        if self._maybe(0.2):
+            calls = self._at_once(calls)
+        if self._maybe(0.15):
+            calls = [Call(call.at, "send", call.steps) for call in calls]
         if self._flooding:
             calls += self._flood()
         if self._stubborn and name == "c0":
             calls.append(
                 Call(self._time() / 2, chance.choice(("call", "send")), (("sleep", 20.0),))
             )
-        connects = 0.0 if self._maybe(0.7) else self._time()
+        connects = 0.0 if self._maybe(0.7) else self._moment()
         return ClientPlan(
             name,
             connects=connects,
@@ -300,7 +329,7 @@ class _Draw:
     def _call(self) -> Call:
         chance = self._chance
         kind = chance.choice(("call",) * 6 + ("send", "down", "up"))
-        at = round(self._time(), 3)
+        at = round(self._moment(), 3)
         if kind == "down":
             cancel = self._length() if self._maybe(0.2) else None
             items = chance.choice((0, 1, 5, 20))
@@ -309,6 +338,11 @@ class _Draw:
             items = chance.choice((0, 1, 5, 20))
             return Call(at, kind, self._steps(), items, self._length() / 10)
         return Call(at, kind, self._steps())
+
+    def _at_once(self, calls: list[Call]) -> list[Call]:
+        """So that most of them wait, where they are or on their way."""
+        begins = self._moment()
+        return [attrs.evolve(call, at=begins + i * 0.005) for i, call in enumerate(calls)]
 
     def _flood(self) -> list[Call]:
         at = self._time()
@@ -322,8 +356,8 @@ class _Draw:
         steps = [self._step() for _ in range(self._chance.choice((0, 0, 1, 1, 2, 3)))]
         if self._maybe(0.05):
             steps.append(("fail",))
-        if not self._calm and self._maybe(0.01):
-            steps.append(("abort",))
+        if not self._calm and self._maybe(0.02):
+            steps.insert(self._chance.randint(0, len(steps)), ("abort",))
         return tuple(steps)
 
     def _step(self) -> tuple[Any, ...]:
@@ -366,6 +400,9 @@ class _Draw:
             if not self._maybe(0.6):
                 continue
             at = server.starts + (together or self._time())
+            if not self._calm and self._maybe(0.1):
+                events.append(Event(at, self._chance.choice(("again", "cancel")), server.name))
+                continue
             events.append(Event(at, "shutdown", server.name))
             if not self._calm and self._maybe(0.15):
                 what = self._chance.choice(("again", "cancel"))
@@ -386,10 +423,7 @@ class _Draw:
         return events
 
     def _faults(
-        self,
-        servers: tuple[ServerPlan, ...],
-        clients: tuple[ClientPlan, ...],
-        moments: list[float],
+        self, servers: tuple[ServerPlan, ...], clients: tuple[ClientPlan, ...]
     ) -> list[Event]:
         """Anywhere, and where they hurt: just after something else has happened."""
         events: list[Event] = []
@@ -407,8 +441,8 @@ class _Draw:
             elif what.endswith("client"):
                 whom = self._chance.choice(clients).name
             at = self._time()
-            if moments and self._maybe(0.5):
-                at = self._chance.choice(moments) + self._chance.random() * 0.4
+            if self._moments and self._maybe(0.5):
+                at = self._chance.choice(self._moments) + self._chance.random() * 0.4
             events.append(Event(at, what, whom, lossy=self._maybe(0.5)))
         return events
 
@@ -419,6 +453,12 @@ class _Draw:
 
     def _time(self) -> float:
         return self._chance.random() * self._end
+
+    def _moment(self) -> float:
+        """Anywhere, and where it hurts: about when a server goes."""
+        if not self._moments or self._maybe(0.5):
+            return self._time()
+        return max(0.0, self._chance.choice(self._moments) + self._chance.random() * 0.6 - 0.4)
 
     def _length(self) -> float:
         """Of a pause in application code: mostly short."""

@@ -98,3 +98,63 @@ def test_a_client_that_is_opened_again_ends_where_it_was() -> None:
     """The service noticed the loss first; the old client connection was never told, and the
     shutdown waited for it until its time was up."""
     _keeps_every_promise(_second_opening(28))
+
+
+def test_a_client_that_is_bound_is_not_moved_when_its_server_is_lost() -> None:
+    """An SDK server ended while the service waited for a call of the client."""
+    _keeps_every_promise(
+        Scenario(
+            151,
+            servers=(
+                ServerPlan("s0", "s0"),
+                ServerPlan("s1", "s1-sdk", kind="sdk", starts=0.17, timeout=1.5),
+            ),
+            clients=(
+                ClientPlan(
+                    "c1", connects=0.9, sticky=True, calls=(Call(1.0, steps=(("sleep", 5.0),)),)
+                ),
+                ClientPlan("c2"),
+            ),
+            events=(Event(1.145, "shutdown", "s1"),),
+        )
+    )
+
+
+def test_the_last_client_is_kept_no_longer_than_the_budget() -> None:
+    """It was kept until the others had come to their new server, whose ``on_connected`` is slow."""
+    _keeps_every_promise(
+        Scenario(
+            1105,
+            service={"polite_budget": 2.0},
+            servers=(
+                ServerPlan("s0", "s0-sdk", kind="sdk", connections=3),
+                ServerPlan("target", "target", starts=0.2),
+            ),
+            clients=(
+                ClientPlan("c1"),
+                ClientPlan("c2", on_connected=(("sleep", 6.0),)),
+            ),
+            events=(Event(0.65, "shutdown", "s0"),),
+        )
+    )
+
+
+def test_nothing_is_sent_on_a_connection_that_is_being_closed() -> None:
+    """A send of a background task in the last stage was lost without a word."""
+    at = 1.5
+    _keeps_every_promise(
+        Scenario(
+            11241,
+            full=True,
+            latency=0.2,
+            servers=(ServerPlan("s0", "s0"), ServerPlan("s1", "s1", connections=2)),
+            clients=(ClientPlan("c0"), ClientPlan("c1")),
+            events=(
+                Event(at, "shutdown", "s1"),
+                *(
+                    Event(at + 0.1 * i, "background", "s1", steps=(("user", "c0"), ("all",)))
+                    for i in range(1, 40)
+                ),
+            ),
+        )
+    )

@@ -6,9 +6,9 @@ import logging
 import random
 import signal
 import traceback
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from functools import partial
+from functools import partial, partialmethod
 
 import attrs
 import orjson
@@ -20,8 +20,10 @@ from signalr_trio.errors import ConnectionClosed, NegotiateError, SignalRError
 from signalr_trio.hosting import serve
 from signalr_trio.link.link import Agreement, Link
 from signalr_trio.link.websocket import WebSocketLink
+from signalr_trio.protocol.messages import HubMessage, Invocation, Ping, StreamInvocation
 from signalr_trio.protocol.service_messages import OpenConnection
 from signalr_trio.server import GracefulShutdown, HubOptions, HubServer, ShutdownReport
+from signalr_trio.server.client_connection import ClientConnection
 from signalr_trio.server.served_hub import ServedHub
 from signalr_trio.server.service_connection import ServiceConnection
 from signalr_trio.service.front_door import open_service
@@ -37,7 +39,8 @@ from tests.simulation.determinism import run_deterministically
 from tests.simulation.ledger import ClientRun, Ledger, ServerRun, Violation
 from tests.simulation.network import SimulatedNetwork, Socket, Transport
 from tests.simulation.scenario import ClientPlan, Event, Scenario, ServerPlan
-from tests.simulation.sdk_server import SdkServer
+from tests.simulation.sdk_client import SdkClient
+from tests.simulation.sdk_server import SdkOptions, SdkServer
 
 __all__ = ["Outcome", "run"]
 
@@ -48,6 +51,8 @@ LIVENESS = 120.0
 _PORT = 8888
 #: Seconds of CPU for one scenario; a hundred times what it takes.
 _PATIENCE = 20.0
+#: Seconds after which the service has heard of a pause, and what it had sent has come.
+_PAUSED = 2.0
 _END_OF_TRACEBACK = 1500
 _ENDPOINT = parse_connection_string(DEVELOPMENT)
 
@@ -69,7 +74,7 @@ def run(scenario: Scenario) -> Outcome:
     signal.signal(signal.SIGVTALRM, _lose_patience)
     logging.disable(logging.CRITICAL)
     violation: str | None = None
-    with _probes(world):
+    with _probes():
         try:
             run_deterministically(scenario.seed, world.main)
         except BaseException as error:
@@ -212,8 +217,7 @@ class World:
                 if run.own:
                     await self._run_own_server(running)
                 else:
-                    server = SdkServer(self.ledger, run, self._connect_server, self._chance)
-                    running.server = server
+                    running.server = server = self._make_sdk_server(run)
                     await server.run()
             finally:
                 if isinstance(running.server, HubServer):
@@ -248,6 +252,17 @@ class World:
                 report = await server.run(connect)
             nursery.cancel_scope.cancel()
         return report
+
+    def _make_sdk_server(self, run: ServerRun) -> SdkServer:
+        plan = run.plan
+        return SdkServer(
+            SdkOptions(plan.id, plan.connections, plan.mode, plan.timeout, plan.parallel),
+            Chat,
+            partial(self._connect_server, plan, HUB, agreement=None),
+            _SdkWatch(self.ledger, run),
+            self._chance,
+            [partial(perform_hook, steps=steps) for steps in plan.hooks],
+        )
 
     async def _wait_until_up(self, running: _RunningServer) -> None:
         server = running.server
@@ -328,13 +343,19 @@ class World:
         yield near
 
     def _check_reading(self, service: Service, transport: Transport) -> None:
-        """The service reads no client whose hold is full."""
+        """The service reads no client whose hold is full, and counts what it holds."""
+        options, held = service.options, 0
         for session in service._sessions:
+            early = session.gone or session._early_size <= options.hold_limit
+            self.ledger.check(early, "P8", session.user_id, "is not answered and sent too much")
             hold = session._hold
-            if session._transport is transport and hold is not None:
-                full = hold.size > service.options.hold_limit
-                full = full or service.held_size > service.options.hold_total
+            if hold is None:
+                continue
+            held += sum(len(frame) for frame, _ in hold._frames)
+            if session._transport is transport:
+                full = hold.size > options.hold_limit or service.held_size > options.hold_total
                 self.ledger.check(not full, "P8", session.user_id, "is read with a full hold")
+        self.ledger.check(held == service.held_size, "P8", held, "are held, not", service.held_size)
 
     async def _accept_client(
         self, running: _RunningService, transport: Transport, id: str, claims: Claims
@@ -447,34 +468,75 @@ class _RunningServer:
     over: trio.Event = attrs.field(factory=trio.Event)
 
 
-class _probes:
-    """Watches what no hub and no client sees: opens on a server, FINACKs, the service's holds."""
+@attrs.frozen
+class _SdkWatch:
+    """What the ledger wants to know of an SDK server."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    ledger: Ledger
+    run: ServerRun
+
+    def up(self) -> None:
+        self.ledger.server_up(self.run)
+
+    def opened(self, client: SdkClient, before: SdkClient | None) -> None:
+        self.ledger.opened(self.run, client.name, answered_all_fins=False)
+        again = before is not None and before.connection is client.connection
+        self.ledger.check(not again, "P1", client.name, "was opened twice on", self.run.name)
+
+    def pinged(self, client: SdkClient) -> None:
+        self.ledger.check(False, "rule 11", client.name, "a ping was passed on")
+
+
+class _probes:
+    """Watches what no hub and no client sees: what reaches a hub server."""
 
     def __enter__(self) -> None:
-        self._open = ServedHub.open
-        probe = self._opened
-
-        def open(hub: ServedHub, connection: ServiceConnection, message: OpenConnection) -> None:
-            probe(hub, message)
-            original(hub, connection, message)
-
-        original = self._open
-        ServedHub.open = open  # type: ignore[method-assign]
+        self._open, self._take = ServedHub.open, ClientConnection._take
+        ServedHub.open = partialmethod(_probe_open, self._open)  # type: ignore[method-assign]
+        ClientConnection._take = partialmethod(_probe_take, self._take)  # type: ignore[method-assign]
 
     def __exit__(self, *_: object) -> None:
         ServedHub.open = self._open  # type: ignore[method-assign]
+        ClientConnection._take = self._take  # type: ignore[method-assign]
 
-    def _opened(self, hub: ServedHub, message: OpenConnection) -> None:
-        here = HERE.get(None)
-        if here is None:
-            return
+
+def _probe_open(
+    hub: ServedHub,
+    open: Callable[[ServedHub, ServiceConnection, OpenConnection], None],
+    connection: ServiceConnection,
+    message: OpenConnection,
+) -> None:
+    here = HERE.get(None)
+    if here is not None:
         names = [value for kind, value in message.claims if kind == NAME_IDENTIFIER]
         asked = here.server.asked_at is not None
         answered = asked and all(one._finack.is_set() for one in hub.connections)
         here.ledger.opened(here.server, names[0], answered_all_fins=answered)
+    open(hub, connection, message)
+
+
+def _probe_take(
+    client: ClientConnection,
+    take: Callable[[ClientConnection, HubMessage, int], None],
+    message: HubMessage,
+    size: int,
+) -> None:
+    here = HERE.get(None)
+    if here is not None:
+        name, waiting = client.context.user_id, client._calls.waiting_size
+        ledger = here.ledger
+        ledger.check(not isinstance(message, Ping), "rule 11", name, "a ping was passed on")
+        begins = isinstance(message, (Invocation, StreamInvocation))
+        # What is held for one that leaves, or is closed, goes where it belongs.
+        stays = ledger.clients[name or ""].ended_at is None and ledger.service_fault_at is None
+        begins = begins and stays
+        if waiting <= client.hub.options.inbox_pause:
+            client.context.items.pop("full_since", None)
+        elif begins:
+            since = client.context.items.setdefault("full_since", trio.current_time())
+            fed = trio.current_time() - since > _PAUSED
+            ledger.check(not fed, "rule 33", name, "is sent calls although it asked for a pause")
+    take(client, message, size)
 
 
 def _leaves(error: BaseException) -> str:

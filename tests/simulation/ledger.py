@@ -964,7 +964,9 @@ class Ledger:
             return
         budget = self.scenario.service.get("polite_budget", 20.0)
         took = after.came_at - max(run.asked_at, before.connected_at or 0.0)
-        faults = any(one.crashed_at is not None for one in client.servers)
+        # One that fell silent may have been its target, and it never got there.
+        silent = any(one.silent for one in self.servers.values())
+        faults = silent or any(one.crashed_at is not None for one in client.servers)
         kept = took <= budget + SLACK or faults or self.service_fault_at is not None
         self.check(kept, "pace", client.name, "came from", run.name, "after", took, "s")
 

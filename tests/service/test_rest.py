@@ -344,6 +344,22 @@ async def test_a_send_reaches_its_clients_in_their_protocols(
     assert room.heard == {id: [[1, "x"]] for id in expected}
 
 
+async def test_a_send_reaches_clients_that_are_being_handed_over(room: Room) -> None:
+    async with trio.open_nursery() as nursery:
+        ScriptedServer(room.running.service, nursery, "B").connect("chat")
+        await settle()
+        room.server.fin()
+        await settle()
+        assert all(room.server.connections[0].migrating_closes_of(id) for id in room.clients)
+        await room.call("PUT", "/api/v1/hubs/chat/groups/g/connections/3")
+        await room.call("POST", "/api/v1/hubs/chat/groups/g", HI)
+        for id in room.clients:
+            room.server.connections[0].release(id)
+        await room.call("POST", "/api/v1/hubs/chat/groups/g", HI)
+        assert room.heard == {id: [[1, "x"]] * 2 for id in "134"}
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_group_whose_name_needs_encoding(room: Room) -> None:
     group = "a/b c%é+?"
     path = f"/api/v1/hubs/chat/groups/{quote(group, safe='')}"

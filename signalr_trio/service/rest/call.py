@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from signalr_trio.connection_string import Endpoint
     from signalr_trio.service.service import ServiceHub
 
-__all__ = ["INVALID", "Call", "CallRefused", "hub_name", "json_response"]
+__all__ = ["Call", "CallRefused", "hub_name", "invalid", "json_response"]
 
 #: Level, scope and kind, as in the service's other codes.
-INVALID = "Error.Request.Invalid"
+_INVALID = "Error.Request.Invalid"
 
 #: Of a hub, and of an application, which is a prefix of it (swagger).
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_`,.\[\]]{0,127}")
@@ -94,7 +94,7 @@ class Call:
 
 
 def hub_name(request: Request, hub: str) -> str:
-    """The full name of a hub: with its application before it, in lower case."""
+    """The full name of a hub: with its application before it."""
     application = request.param("application")
     for kind, name in (("hub", hub), ("application", application)):
         if name and not _NAME.fullmatch(name):
@@ -104,11 +104,11 @@ def hub_name(request: Request, hub: str) -> str:
             )
     if not hub:
         raise invalid("The name of the hub is missing.")
-    return (f"{application}_{hub}" if application else hub).lower()
+    return f"{application}_{hub}" if application else hub
 
 
 def invalid(message: str) -> CallRefused:
-    return CallRefused(400, message, code=INVALID)
+    return CallRefused(400, message, code=_INVALID)
 
 
 def json_response(answer: dict[str, object], status: int = 200) -> Response:

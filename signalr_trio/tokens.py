@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, cast
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 import jwt
 
@@ -22,6 +23,7 @@ __all__ = [
     "claims_of",
     "make_token",
     "user_id_of",
+    "verify_request_token",
     "verify_token",
 ]
 
@@ -81,6 +83,29 @@ def verify_token(token: str, keys: Sequence[str], audience: str) -> Mapping[str,
 
     Raises TokenRefused with the reason, of which the caller is told nothing.
     """
+    payload = _signed_payload(token, keys)
+    expected = _resource(urlsplit(audience))
+    if not any(_resource(one) == expected for one in _audiences(payload)):
+        raise _another_audience(payload, audience)
+    return payload
+
+
+def verify_request_token(token: str, keys: Sequence[str], url: str) -> Mapping[str, Any]:
+    """The payload of a token that one of ``keys`` signed for a REST call of ``url``.
+
+    The audience is the URL: without a query in the documentation and in the newest SDK, with
+    ``application`` and ``api-version`` in older ones. What it has of a query, the call must have.
+
+    Raises TokenRefused with the reason, of which the caller is told nothing.
+    """
+    payload = _signed_payload(token, keys)
+    asked = urlsplit(url)
+    if not any(_covers(one, asked) for one in _audiences(payload)):
+        raise _another_audience(payload, url)
+    return payload
+
+
+def _signed_payload(token: str, keys: Sequence[str]) -> Mapping[str, Any]:
     reason = "no access key to verify with"
     for key in keys:
         try:
@@ -103,20 +128,35 @@ def verify_token(token: str, keys: Sequence[str], audience: str) -> Mapping[str,
         except jwt.PyJWTError as error:
             raise TokenRefused(f"it is not a valid token: {error}") from None
         else:
-            _check_audience(payload["aud"], audience)
             return payload
     raise TokenRefused(reason)
 
 
-def _check_audience(found: Any, expected: str) -> None:
-    audiences = cast("list[Any]", found) if isinstance(found, list) else [found]
-    if not any(_resource(str(one)) == _resource(expected) for one in audiences):
-        raise TokenRefused(f"its audience is {found!r}, not {expected!r}")
+def _audiences(payload: Mapping[str, Any]) -> list[SplitResult]:
+    found = payload["aud"]
+    urls: list[SplitResult] = []
+    for one in cast("list[Any]", found) if isinstance(found, list) else [found]:
+        with suppress(ValueError):  # it is no URL
+            urls.append(urlsplit(str(one)))
+    return urls
 
 
-def _resource(url: str) -> tuple[str, str]:
-    parts = urlsplit(url)
-    return parts.path.lower(), parts.query.lower()
+def _another_audience(payload: Mapping[str, Any], expected: str) -> TokenRefused:
+    return TokenRefused(f"its audience is {payload['aud']!r}, not {expected!r}")
+
+
+def _resource(url: SplitResult) -> tuple[str, str]:
+    return url.path.lower(), url.query.lower()
+
+
+def _covers(audience: SplitResult, asked: SplitResult) -> bool:
+    same_path = _segments(audience.path) == _segments(asked.path)
+    return same_path and set(parse_qsl(audience.query)) <= set(parse_qsl(asked.query))
+
+
+def _segments(path: str) -> list[str]:
+    """What is encoded, and whether a slash is at the end, is left to who writes a URL."""
+    return [unquote(segment) for segment in path.rstrip("/").split("/")]
 
 
 def claims_of(payload: Mapping[str, Any]) -> Claims:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import AsyncGenerator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Any
 from urllib.parse import urlencode
 
 import attrs
@@ -21,8 +22,16 @@ from signalr_trio.service.negotiation import (
     text_response,
 )
 from signalr_trio.service.options import ServiceOptions
+from signalr_trio.service.rest import RestApi
 from signalr_trio.service.service import Service
-from signalr_trio.tokens import Claims, TokenRefused, claims_of, verify_token
+from signalr_trio.tokens import (
+    Claims,
+    TokenRefused,
+    claims_of,
+    verify_request_token,
+    verify_token,
+)
+from signalr_trio.transport.endpoint import without_token
 from signalr_trio.transport.http import Request, Response, Upgrade, serve_listeners
 from signalr_trio.transport.network import TCP, Network, listening
 from signalr_trio.transport.stream import Flusher
@@ -91,11 +100,14 @@ class _FrontDoor:
         self._service = service
         self._endpoint = endpoint
         self._keys = keys
+        self._rest = RestApi(service, endpoint, self._may_call)
 
     async def handle(self, request: Request) -> Response | Upgrade:
         path = request.path.lower().rstrip("/")
         if path in ("/api/v1/health", "/api/health"):
-            return Response(200) if request.method in ("GET", "HEAD") else method_not_allowed()
+            return self._health(request)
+        if path.startswith("/api/"):
+            return self._rest.answer(request)
         if path not in ("/client/negotiate", "/client", "/server"):
             return Response(404)
         hub = self._hub(request)
@@ -112,6 +124,15 @@ class _FrontDoor:
             return negotiate(self._service, request, claims)
         query = _app_query(request)
         return connect_client(self._service, hub, request, claims, query_string=query)
+
+    def _health(self, request: Request) -> Response:
+        if request.method not in ("GET", "HEAD"):
+            return method_not_allowed()
+        return Response(503 if self._service.stopping else 200)
+
+    def _may_call(self, request: Request) -> bool:
+        url = request.raw_path + without_token(f"?{request.query_string}")
+        return self._authenticate(request, url, verify_request_token) is not None
 
     def _server(self, request: Request, hub: str) -> Response | Upgrade:
         if self._authenticate(request, self._endpoint.server_audience(hub)) is None:
@@ -131,7 +152,12 @@ class _FrontDoor:
 
         return Upgrade(serve, headers=headers, max_message_size=None)
 
-    def _authenticate(self, request: Request, audience: str) -> Claims | None:
+    def _authenticate(
+        self,
+        request: Request,
+        audience: str,
+        verify: Callable[[str, Sequence[str], str], Mapping[str, Any]] = verify_token,
+    ) -> Claims | None:
         header = request.header("authorization") or ""
         scheme, _, token = header.partition(" ")
         if scheme.lower() != "bearer":
@@ -140,7 +166,7 @@ class _FrontDoor:
             log.warning("%s %s: refused, no token", request.method, request.path)
             return None
         try:
-            return claims_of(verify_token(token.strip(), self._keys, audience))
+            return claims_of(verify(token.strip(), self._keys, audience))
         except TokenRefused as reason:
             log.warning("%s %s: refused, the token: %s", request.method, request.path, reason)
             return None

@@ -38,7 +38,16 @@ class Groups:
         for group in list(session.groups):
             self.leave(session, group)
 
-    def user_join(self, user_id: str, group: str, ends: float | None) -> None:
+    def user_join(self, user_id: str, group: str, ttl: float | None) -> None:
+        """Takes a user into a group for ``ttl`` seconds, or for good.
+
+        With 0 only the clients that the user has now come in (swagger of the REST API).
+        """
+        if ttl == 0:
+            for session in self._users.get(user_id, ()):
+                self.join(session, group)
+            return
+        ends = None if ttl is None else trio.current_time() + ttl
         self._members.setdefault(group, {})[user_id] = ends
 
     def user_leave(self, user_id: str, group: str | None) -> None:

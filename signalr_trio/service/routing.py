@@ -7,18 +7,15 @@ wait. Group membership goes by connection id, or by user id for the user forms.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
-
-import trio
 
 from signalr_trio.link.release import released, state_in
 from signalr_trio.protocol import service_messages as m
-from signalr_trio.transport.client_transport import SharedPayload
+from signalr_trio.service.sending import close, send
 
 if TYPE_CHECKING:
     from signalr_trio.service.server_connection import ServerConnection
-    from signalr_trio.service.session import ClientSession
 
 __all__ = ["HANDLERS"]
 
@@ -28,44 +25,21 @@ log = logging.getLogger("signalr_trio.service")
 # -- sends ------------------------------------------------------------------------------------
 
 
-def _send(
-    sessions: Iterable[ClientSession],
-    payloads: dict[str, bytes],
-    excluded: Collection[str] = (),
-) -> None:
-    """One payload to many: encoded by the server, framed once for each hub protocol."""
-    shared: dict[str, SharedPayload] = {}
-    skip = frozenset(excluded)
-    for session in sessions:
-        if session.id in skip:
-            continue
-        name = session.protocol.name
-        if name not in shared:
-            payload = payloads.get(name)
-            if payload is None:
-                log.warning("a send has no payload for protocol %s: not sent", name)
-                continue
-            shared[name] = SharedPayload(payload, binary=session.protocol.binary)
-        session.deliver(shared[name])
-
-
 def _to_connections(one: ServerConnection, message: m.MultiConnectionData) -> None:
-    found = one.hub.sessions
-    _send([found[id] for id in message.connection_list if id in found], message.payloads)
+    send(one.hub.clients(message.connection_list), message.payloads)
 
 
 def _to_user(one: ServerConnection, message: m.UserData) -> None:
-    _send(list(one.hub.users.get(message.user_id, ())), message.payloads)
+    send(one.hub.clients_of(message.user_id), message.payloads)
 
 
 def _to_users(one: ServerConnection, message: m.MultiUserData) -> None:
     users = dict.fromkeys(message.user_list)
-    found = [session for user in users for session in one.hub.users.get(user, ())]
-    _send(found, message.payloads)
+    send([session for user in users for session in one.hub.clients_of(user)], message.payloads)
 
 
 def _to_all(one: ServerConnection, message: m.BroadcastData) -> None:
-    _send(list(one.hub.sessions.values()), message.payloads, message.excluded_list)
+    send(list(one.hub.sessions.values()), message.payloads, message.excluded_list)
 
 
 def _to_group(one: ServerConnection, message: m.GroupBroadcastData) -> None:
@@ -73,7 +47,7 @@ def _to_group(one: ServerConnection, message: m.GroupBroadcastData) -> None:
     if message.excluded_user_list:
         users = frozenset(message.excluded_user_list)
         members = [session for session in members if session.user_id not in users]
-    _send(members, message.payloads, message.excluded_list)
+    send(members, message.payloads, message.excluded_list)
 
 
 def _to_groups(one: ServerConnection, message: m.MultiGroupBroadcastData) -> None:
@@ -81,7 +55,7 @@ def _to_groups(one: ServerConnection, message: m.MultiGroupBroadcastData) -> Non
     members = dict.fromkeys(
         session for group in message.group_list for session in groups.members(group)
     )
-    _send(list(members), message.payloads)
+    send(list(members), message.payloads)
 
 
 # -- groups -----------------------------------------------------------------------------------
@@ -111,8 +85,7 @@ def _leave(one: ServerConnection, message: m.LeaveGroup | m.LeaveGroupWithAck) -
 
 
 def _user_join(one: ServerConnection, message: m.UserJoinGroup | m.UserJoinGroupWithAck) -> None:
-    ends = None if message.ttl is None else trio.current_time() + message.ttl
-    one.hub.groups.user_join(message.user_id, message.group_name, ends)
+    one.hub.groups.user_join(message.user_id, message.group_name, message.ttl)
     if isinstance(message, m.UserJoinGroupWithAck):
         _ack(one, message.ack_id, found=True)
 
@@ -127,8 +100,7 @@ def _user_leave(one: ServerConnection, message: m.UserLeaveGroup | m.UserLeaveGr
 
 
 def _is_user_in_group(one: ServerConnection, message: m.CheckUserInGroupWithAck) -> None:
-    members = one.hub.groups.members(message.group_name)
-    _ack(one, message.ack_id, any(session.user_id == message.user_id for session in members))
+    _ack(one, message.ack_id, one.hub.has_in_group(message.user_id, message.group_name))
 
 
 def _is_group(one: ServerConnection, message: m.CheckGroupExistenceWithAck) -> None:
@@ -162,33 +134,25 @@ def _close(one: ServerConnection, message: m.CloseConnection) -> None:
 
 
 def _close_any(one: ServerConnection, message: m.CloseConnectionWithAck) -> None:
-    session = one.hub.sessions.get(message.connection_id)
-    _close_all([] if session is None else [session], (), message.reason)
-    _ack(one, message.ack_id, session is not None)
+    found = one.hub.clients([message.connection_id])
+    close(found, message.reason)
+    _ack(one, message.ack_id, bool(found))
 
 
 def _close_everyone(one: ServerConnection, message: m.CloseConnectionsWithAck) -> None:
-    _close_all(list(one.hub.sessions.values()), message.excluded_list, message.reason)
+    close(list(one.hub.sessions.values()), message.reason, message.excluded_list)
     _ack(one, message.ack_id, found=True)
 
 
 def _close_user(one: ServerConnection, message: m.CloseUserConnectionsWithAck) -> None:
-    _close_all(list(one.hub.users.get(message.user_id, ())), message.excluded_list, message.reason)
+    close(one.hub.clients_of(message.user_id), message.reason, message.excluded_list)
     _ack(one, message.ack_id, found=True)
 
 
 def _close_group(one: ServerConnection, message: m.CloseGroupConnectionsWithAck) -> None:
     members = one.hub.groups.members(message.group_name)
-    _close_all(members, message.excluded_list, message.reason)
+    close(members, message.reason, message.excluded_list)
     _ack(one, message.ack_id, found=True)
-
-
-def _close_all(
-    sessions: Iterable[ClientSession], excluded: Collection[str], reason: str | None
-) -> None:
-    for session in sessions:
-        if session.id not in excluded:
-            session.close(reason)
 
 
 # -- the connection itself --------------------------------------------------------------------

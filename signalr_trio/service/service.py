@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import logging
 import random
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Iterable
 from contextlib import asynccontextmanager
 
 import attrs
@@ -41,6 +41,16 @@ class ServiceHub:
         self.users: dict[str, dict[ClientSession, None]] = {}
         self.groups = Groups(self.users)
         self.connections: dict[ServerConnection, None] = {}
+
+    def clients(self, ids: Iterable[str]) -> list[ClientSession]:
+        """Those of these connections that there are."""
+        return [self.sessions[id] for id in ids if id in self.sessions]
+
+    def clients_of(self, user_id: str) -> list[ClientSession]:
+        return list(self.users.get(user_id, ()))
+
+    def has_in_group(self, user_id: str, group: str) -> bool:
+        return any(session.user_id == user_id for session in self.groups.members(group))
 
 
 @attrs.define

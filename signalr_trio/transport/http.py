@@ -70,6 +70,8 @@ class Request:
     method: str
     path: str
     """Percent-decoded, without the query."""
+    raw_path: str
+    """As it was sent: a name in it may hold an encoded slash."""
     query_string: str
     """As it was sent, without the question mark."""
     headers: list[tuple[str, str]]
@@ -294,6 +296,7 @@ class _HttpConnection:
         return Request(
             method=head.method.decode("ascii"),
             path=unquote(path),
+            raw_path=path,
             query_string=query,
             headers=[
                 (name.decode("ascii"), value.decode("latin-1")) for name, value in head.headers

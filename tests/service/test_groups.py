@@ -137,6 +137,12 @@ async def test_a_membership_with_a_time_ends(autojump_clock, room: Room) -> None
     assert await room.members("g") == ""
 
 
+async def test_a_membership_without_time_is_for_who_is_there(autojump_clock, room: Room) -> None:
+    assert await room.ask(m.UserJoinGroupWithAck("ann", "g", 1, ttl=0)) == OK
+    room.clients["4"] = await room.cluster.client("4", claims=claims_for("ann"))
+    assert await room.members("g") == "12"
+
+
 async def test_questions(autojump_clock, room: Room) -> None:
     await room.tell(m.JoinGroup("1", "g"))
     asked = [

@@ -1,0 +1,116 @@
+"""One call of the REST API: its parameters, checked when they are asked for."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import attrs
+import orjson
+
+from signalr_trio.errors import SignalRError
+from signalr_trio.transport.http import Request, Response
+
+if TYPE_CHECKING:
+    from signalr_trio.connection_string import Endpoint
+    from signalr_trio.service.service import ServiceHub
+
+__all__ = ["Call", "CallRefused", "hub_name", "invalid", "json_response"]
+
+#: Level, scope and kind, as in the service's other codes.
+_INVALID = "Error.Request.Invalid"
+
+#: Of a hub, and of an application, which is a prefix of it (swagger).
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_`,.\[\]]{0,127}")
+_LONGEST_GROUP = 1024
+_INT32_MAX = (1 << 31) - 1
+
+
+class CallRefused(SignalRError):
+    """Why a call is answered with an error. Never leaves the REST API."""
+
+    def __init__(self, status: int, message: str, *, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+    def response(self) -> Response:
+        """An ErrorDetail (swagger), and its code where the SDK looks for it."""
+        if self.code is None:
+            return json_response({"message": str(self)}, self.status)
+        response = json_response({"code": self.code, "message": str(self)}, self.status)
+        response.headers = [*response.headers, ("x-ms-error-code", self.code)]
+        return response
+
+
+@attrs.frozen
+class Call:
+    """A call whose token is good, of a hub whose name is."""
+
+    request: Request
+    hub: ServiceHub
+    endpoint: Endpoint
+    path_names: dict[str, str]
+
+    @property
+    def connection(self) -> str:
+        return self._named("connection")
+
+    @property
+    def user(self) -> str:
+        return self._named("user")
+
+    @property
+    def group(self) -> str:
+        name = self._named("group")
+        if len(name) > _LONGEST_GROUP:
+            raise invalid(f"The name of a group has up to {_LONGEST_GROUP} characters.")
+        return name
+
+    @property
+    def excluded(self) -> list[str]:
+        return [value for name, value in self.request.query if name.lower() == "excluded"]
+
+    @property
+    def reason(self) -> str | None:
+        return self.request.param("reason") or None
+
+    def number(self, name: str, smallest: int, largest: int = _INT32_MAX) -> int | None:
+        """A parameter of the query; None if it is not there."""
+        text = self.request.param(name)
+        if text is None:
+            return None
+        # Ten digits hold any int32, and int() is slow for very many.
+        number = int(text) if text.isascii() and text.isdigit() and len(text) <= 10 else -1
+        if not smallest <= number <= largest:
+            raise invalid(f"'{name}' must be a number from {smallest} to {largest}.")
+        return number
+
+    def _named(self, kind: str) -> str:
+        name = self.path_names[kind]
+        if not name or name.isspace():
+            raise invalid(f"The {kind} in the path is empty.")
+        return name
+
+
+def hub_name(request: Request, hub: str) -> str:
+    """The full name of a hub: with its application before it."""
+    application = request.param("application")
+    for kind, name in (("hub", hub), ("application", application)):
+        if name and not _NAME.fullmatch(name):
+            raise invalid(
+                f"The name of the {kind} must begin with a letter, and have up to 128 letters, "
+                "digits or any of _`,.[] in it."
+            )
+    if not hub:
+        raise invalid("The name of the hub is missing.")
+    return f"{application}_{hub}" if application else hub
+
+
+def invalid(message: str) -> CallRefused:
+    return CallRefused(400, message, code=_INVALID)
+
+
+def json_response(answer: dict[str, object], status: int = 200) -> Response:
+    body = orjson.dumps(answer)
+    return Response(status, body, [("Content-Type", "application/json; charset=utf-8")])

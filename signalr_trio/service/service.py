@@ -39,6 +39,8 @@ class ServiceHub:
         self.name = name
         self.sessions: dict[str, ClientSession] = {}
         self.users: dict[str, dict[ClientSession, None]] = {}
+        self.tokens: dict[str, ClientSession] = {}
+        """Clients by the token that they connected with."""
         self.groups = Groups(self.users)
         self.connections: dict[ServerConnection, None] = {}
 
@@ -156,10 +158,14 @@ class Service:
         *,
         connection_id: str,
         claims: Claims,
+        token: str | None = None,
         query_string: str = "",
         headers: dict[str, list[str | None]] | None = None,
     ) -> Awaitable[None]:
-        """Serves one client until it has gone, and its last hand-over is over."""
+        """Serves one client until it has gone, and its last hand-over is over.
+
+        ``token`` is what it connected with; None: its id.
+        """
         hub = self.hub(hub_name)
         session = ClientSession(
             self,
@@ -167,6 +173,7 @@ class Service:
             transport,
             connection_id=connection_id,
             claims=claims,
+            token=token,
             query_string=query_string,
             headers=headers,
         )
@@ -185,6 +192,7 @@ class Service:
         """A client is about to be opened on a server: from now on sends find it."""
         hub = session.hub
         hub.sessions[session.id] = session
+        hub.tokens[session.token] = session
         if session.user_id is not None:
             hub.users.setdefault(session.user_id, {})[session] = None
 
@@ -192,6 +200,7 @@ class Service:
         """A client has gone: no send finds it any more, and it is in no group."""
         hub = session.hub
         hub.sessions.pop(session.id, None)
+        hub.tokens.pop(session.token, None)
         hub.groups.leave_all(session)
         if session.user_id is not None and (of_user := hub.users.get(session.user_id)):
             of_user.pop(session, None)

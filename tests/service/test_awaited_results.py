@@ -355,6 +355,28 @@ async def test_a_question_that_is_open_in_a_hand_over(
         assert report.migrated == 1
 
 
+async def test_a_handler_that_calls_the_hub_first_cannot_answer_in_a_hand_over(
+    autojump_clock,
+) -> None:
+    """Its call is held for the new server, so the old one waits in vain: rule 13 ends that."""
+    async with open_cluster() as cluster:
+        a, c, _ = await two_servers(cluster, own=True)
+        c.invoke("1", "Ask", "c")
+        await settle()
+        a.request_shutdown()
+        await trio.sleep(1)
+        c.invoke("2", "Echo", "first")
+        await trio.sleep(15)
+        assert c.completions["1"].error is not None
+        assert "moving to another server" in c.completions["1"].error
+        assert c.completions["2"].result == "first"
+        c.say(Completion(last_question(c), "late"))
+        c.invoke("3", "Echo", "next")
+        await settle()
+        assert c.completions["3"].result == "next"
+        assert len(c.completions) == 3
+
+
 async def test_a_client_is_asked_from_outside_while_it_moves(autojump_clock) -> None:
     """Each of many questions, at any moment, ends once, with its own answer."""
     async with open_cluster() as cluster:

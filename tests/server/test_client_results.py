@@ -83,6 +83,7 @@ async def test_a_client_is_asked_and_its_answer_is_the_result(
         client.connection.send(
             answer(asked, Completion(asked.invocation_id, {"a": [1, None]}), protocol)
         )
+        client.connection.send(answer(asked, Completion(asked.invocation_id, "twice"), protocol))
         assert await client.result(call) == {"a": [1, None]}
         await wait_all_tasks_blocked()
         # The service has given the answer, and need not be told to forget it.
@@ -284,6 +285,11 @@ async def test_a_client_of_this_server_is_asked_by_another(autojump_clock: MockC
         )
         await wait_all_tasks_blocked()
         assert len(served.service.received(ClientCompletion)) == 1
+        # A client that leaves without an answer is none that is remembered.
+        client.connection.send(ClientInvocation("b-3", "c1", "B", {}))
+        client.leave()
+        await wait_all_tasks_blocked()
+        assert vars(served.server.hubs[0].results)["_elsewhere"] == {}
 
 
 # -- what runs meanwhile ------------------------------------------------------------------------
@@ -334,6 +340,23 @@ async def test_a_place_given_up_is_taken_by_one(autojump_clock: MockClock, place
         for other in [client.invoke("run") for _ in range(4)]:
             await client.result(other)
         assert most == places
+
+
+async def test_a_place_given_up_beside_the_clients_own_task(autojump_clock: MockClock) -> None:
+    """Of two places: the first has a long call, the second one that asks."""
+    options = HubOptions(max_parallel_invocations=2)
+    async with serving(Chat, options=options) as served:
+        client = await served.service.connected()
+        client.invoke("slow", 100)
+        call = client.invoke("ask")
+        asked = await question(served)
+        client.connection.send(answer(asked, Completion(asked.invocation_id, 1)))
+        begun = trio.current_time()
+        others = [client.invoke("slow", 1) for _ in range(4)]
+        await client.result(call)
+        for other in others:
+            await client.result(other)
+        assert trio.current_time() - begun == pytest.approx(4)
 
 
 async def test_calls_go_on_in_order_when_the_one_that_asked_is_over(

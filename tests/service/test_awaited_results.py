@@ -11,13 +11,18 @@ from harness.cluster import Cluster, open_cluster, settle
 from harness.servers import ScriptedConnection, ScriptedServer
 
 from signalr_trio import ClientResultError, GracefulShutdown, Hub, HubServer
-from signalr_trio.protocol.messages import Close, Completion, Invocation
+from signalr_trio.protocol.messages import (
+    CancelInvocation,
+    Close,
+    Completion,
+    Invocation,
+    StreamItem,
+)
 from signalr_trio.protocol.service_messages import (
     ClientCompletion,
     ClientInvocation,
     CloseConnection,
     ErrorCompletion,
-    Ping,
 )
 
 GONE = "Connection 'c' is disconnected."
@@ -154,14 +159,12 @@ async def test_a_question_that_is_forgotten(autojump_clock) -> None:
         a = await cluster.scripted("A")
         client = await cluster.client("c")
         b = await cluster.scripted("B")
-        ask(b.connections[0])
-        a.connections[0].send(ClientCompletion("q", "c", "B", None, b""))
-        a.connections[0].send(ClientCompletion("q", "nobody", "B", None, b""))
-        await settle()
-        b.connections[0].send(ClientCompletion("x", "c", "B", None, b""))
-        await settle()
+        ask(b.connections[0], "q")
         ask(b.connections[0], "r")
-        b.connections[0].send(ClientCompletion("q", "c", "B", None, b""))
+        await settle()
+        a.connections[0].send(ClientCompletion("r", "c", "B", None, b""))
+        for id, of_client in (("x", "c"), ("r", "nobody"), ("q", "c")):
+            b.connections[0].send(ClientCompletion(id, of_client, "B", None, b""))
         await settle()
         client.say(Completion("q", 1), Completion("r", 2))
         await settle()
@@ -413,13 +416,34 @@ async def test_a_client_is_asked_from_outside_while_it_moves(autojump_clock) -> 
         assert (await a.shutdown()).migrated == 1
 
 
-async def test_pings_are_no_answers(autojump_clock) -> None:
+async def test_only_a_completion_is_an_answer(autojump_clock) -> None:
     async with open_cluster() as cluster:
         a = await cluster.scripted("A")
         client = await cluster.client("c")
         ask(a.connections[0])
         await settle()
         client.ping()
+        client.item("q", 1)
+        client.cancel("q")
         await settle()
         assert answers(a) == []
-        assert a.connections[0].of(Ping) == []
+        in_line = [JSON.parse(frame) for frame in a.data_of("c")]
+        assert in_line == [StreamItem("q", 1), CancelInvocation("q")]
+
+
+async def test_a_client_that_has_answered_costs_nothing_more(autojump_clock) -> None:
+    """What it sends is looked into only while an answer is awaited."""
+    async with open_cluster() as cluster:
+        a = await cluster.scripted("A")
+        client = await cluster.client("c")
+        session = cluster.service.hub("chat").sessions["c"]
+        for end in (
+            lambda: client.say(Completion("q", 1)),
+            lambda: a.connections[0].send(ClientCompletion("q", "c", "A", None, b"")),
+        ):
+            ask(a.connections[0], "q")
+            await settle()
+            assert session.awaited is not None
+            end()
+            await settle()
+            assert session.awaited is None

@@ -70,7 +70,7 @@ async def test_a_new_login(autojump_clock, expires: Timestamp) -> None:
         a = await cluster.scripted("A")
         await cluster.client("c", claims=OLD)
         b = await cluster.scripted("B")
-        asked = RefreshAuth("c", NEW, expires, 7)
+        asked = RefreshAuth("c", [("asrs.s.aeo", "1"), *NEW], expires, 7)
         assert await ask(b.connections[0], asked) == (AckStatus.OK, OLD)
         end = [("asrs.s.aeo", "99")] if expires != NO_EXPIRY else []
         claims = [*NEW, *end, ("asrs.s.derror", "True")]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import logging
 import random
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import attrs
 import trio
@@ -119,6 +120,11 @@ class Service:
                 del self._negotiated[token]
             # Time alone makes a late comer a target (``_is_same``).
             self._targets_changed()
+
+    def start_soon(self, work: Callable[..., Awaitable[None]], *arguments: Any) -> None:
+        """A task that ends with the service at the latest."""
+        if self._nursery is not None and not self.stopping:
+            self._nursery.start_soon(work, *arguments)
 
     # -- clients ----------------------------------------------------------------------------
 

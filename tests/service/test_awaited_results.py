@@ -209,6 +209,30 @@ async def test_a_client_may_be_asked_before_its_handshake_is_answered(autojump_c
         assert answers(a) == [("q", 1)]
 
 
+@pytest.mark.parametrize("own", [True, False], ids=["own", "SDK"])
+async def test_an_sdk_server_is_told_again_what_it_is_told_at_once(
+    autojump_clock, own: bool
+) -> None:
+    """It may not have noted yet that it waits, and drops the answer; a second one it ignores."""
+    async with open_cluster() as cluster:
+        await cluster.scripted("A")
+        client = await cluster.client("c")
+        b = await cluster.scripted("B", own=own)
+        ask(b.connections[0], "soon")
+        ask(b.connections[0], "later")
+        ask(b.connections[0], "never", client="nobody")
+        await settle()
+        client.say(Completion("soon", 1))
+        await trio.sleep(1.5)
+        client.say(Completion("later", 2))
+        await trio.sleep(5)
+        never = ("never", "Connection 'nobody' does not exist.")
+        again = [] if own else [never, ("soon", 1)]
+        assert sorted(answers(b), key=str) == sorted(
+            [never, ("soon", 1), ("later", 2), *again], key=str
+        )
+
+
 # -- in a hand-over -----------------------------------------------------------------------------
 
 

@@ -104,12 +104,18 @@ class AwaitedResults:
 
     def take(self, frame: bytes, peek: Peek) -> bool:
         """Gives an answer to who asked; False for whatever else the client sent, and for an answer
-        that goes to its server like all else."""
+        that goes to its server like all else.
+
+        Raises ProtocolError for what is no completion after all: no server judges it before it
+        reaches who asked, who may be another's.
+        """
         if peek.type != MessageType.COMPLETION or peek.invocation_id not in self._questions:
             return False
-        question = self._questions.pop(peek.invocation_id)
-        if self._stays_in_line(question.asker):
+        if self._stays_in_line(self._questions[peek.invocation_id].asker):
+            del self._questions[peek.invocation_id]
             return False
+        self._session.protocol.parse(frame)
+        question = self._questions.pop(peek.invocation_id)
         question.answer(self._session.protocol.name, frame)
         return True
 

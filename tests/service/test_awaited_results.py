@@ -128,6 +128,22 @@ async def test_bad_questions_are_refused(autojump_clock) -> None:
         assert questions(client) == ["q"]
 
 
+async def test_a_bad_answer_ends_the_client_and_the_wait(autojump_clock) -> None:
+    async with open_cluster() as cluster:
+        a = await cluster.scripted("A")
+        client = await cluster.client("c")
+        other = await cluster.client("d")
+        ask(a.connections[0])
+        await settle()
+        client.transport.put(b'{"type":3,"invocationId":"q","result":1,"error":"both"}\x1e')
+        await settle()
+        assert answers(a) == [("q", GONE)]
+        assert client.close is not None
+        assert client.close.error is not None
+        assert client.close.error.startswith("Connection closed with an error.")
+        assert other.close is None
+
+
 @pytest.mark.parametrize("how", ["leaves", "says Close", "is closed", "server is lost"])
 async def test_a_client_that_goes_ends_each_wait_once(autojump_clock, how: str) -> None:
     async with open_cluster() as cluster:

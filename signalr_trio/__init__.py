@@ -2,6 +2,7 @@
 
 from signalr_trio.client import ConnectionState, HubConnection
 from signalr_trio.errors import (
+    ClientResultError,
     ConfigurationError,
     ConnectionClosed,
     HandshakeError,
@@ -28,6 +29,7 @@ from signalr_trio.server import (
 from signalr_trio.service import RunningService, ServiceOptions, open_service
 
 __all__ = [
+    "ClientResultError",
     "ConfigurationError",
     "ConnectionClosed",
     "ConnectionMigrationFeature",

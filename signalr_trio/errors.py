@@ -10,6 +10,7 @@
     ├── ConnectionClosed      the connection has ended, or ended while one waited on it
     │   └── ServerTimeoutError    ... because the other side was silent for too long
     ├── HubError              the text of this error goes to the other side (.NET: HubException)
+    │   └── ClientResultError     ... because a client that a hub asked gave no result
     └── ShutdownError         shutdown() was awaited from where it would wait for itself
 
 Each message says what happened, to which connection, and, where there is something, what to do.
@@ -18,6 +19,7 @@ Each message says what happened, to which connection, and, where there is someth
 from __future__ import annotations
 
 __all__ = [
+    "ClientResultError",
     "ConfigurationError",
     "ConnectionClosed",
     "HandshakeError",
@@ -71,6 +73,13 @@ class HubError(SignalRError):
 
     Raised in a hub method, its text reaches the caller whether detailed errors are on or not.
     ``invoke`` raises it with the text that the server sent.
+    """
+
+
+class ClientResultError(HubError):
+    """A client that a hub asked has given no result.
+
+    It answered with an error, does not exist, has gone, or did not answer in time.
     """
 
 

@@ -15,6 +15,7 @@ call: what is to last longer belongs in ``context.items``, or outside.
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeVar, cast
 
@@ -37,6 +38,7 @@ __all__ = [
     "HubClients",
     "HubContext",
     "Sender",
+    "SingleClientProxy",
 ]
 
 T = TypeVar("T")
@@ -192,6 +194,10 @@ class Sender(Protocol):
 
     async def send(self, audience: Audience, target: str, arguments: Sequence[Any]) -> None: ...
 
+    async def invoke(
+        self, connection_id: str, target: str, arguments: Sequence[Any], timeout: float
+    ) -> Any: ...
+
     async def add_to_group(self, connection_id: str, group: str) -> None: ...
 
     async def remove_from_group(self, connection_id: str, group: str) -> None: ...
@@ -215,6 +221,27 @@ class ClientProxy:
         await self._sender.send(self._audience, target, arguments)
 
 
+class SingleClientProxy(ClientProxy):
+    """One client, which can be asked for a result."""
+
+    __slots__ = ()
+
+    async def invoke(self, target: str, *arguments: Any, timeout: float = math.inf) -> Any:
+        """Calls ``target`` on the client and waits for what its handler returns.
+
+        A hub method that waits gives up its place, so that the client's next calls may run: the
+        handler may call the hub itself. Cancelled, it asks no more; the handler runs on.
+
+        Raises:
+            ClientResultError: the handler raised, there is none, the client does not exist or has
+                gone, or it did not answer within ``timeout`` s.
+            ConnectionClosed: there is no connection to the service, or it was lost meanwhile.
+            TypeError, ValueError: an argument cannot be encoded.
+        """
+        (connection_id,) = self._audience.names
+        return await self._sender.invoke(connection_id, target, arguments, timeout)
+
+
 class HubClients:
     """The clients of a hub."""
 
@@ -231,8 +258,8 @@ class HubClients:
         """Everyone but these connections."""
         return self._proxy(AudienceKind.ALL, excluded=excluded)
 
-    def client(self, connection_id: str) -> ClientProxy:
-        return self._proxy(AudienceKind.CONNECTIONS, [connection_id])
+    def client(self, connection_id: str) -> SingleClientProxy:
+        return SingleClientProxy(self._sender, Audience(AudienceKind.CONNECTIONS, (connection_id,)))
 
     def clients(self, connection_ids: Iterable[str]) -> ClientProxy:
         return self._proxy(AudienceKind.CONNECTIONS, connection_ids)
@@ -269,7 +296,7 @@ class HubCallerClients(HubClients):
         self._caller_id = caller_id
 
     @property
-    def caller(self) -> ClientProxy:
+    def caller(self) -> SingleClientProxy:
         return self.client(self._caller_id)
 
     @property

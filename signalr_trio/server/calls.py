@@ -31,12 +31,15 @@ from signalr_trio.server.binding import BindingError, HubMethod, wire_name
 if TYPE_CHECKING:
     from signalr_trio.server.client_connection import ClientConnection
 
-__all__ = ["IN_CALL", "Calls"]
+__all__ = ["IN_CALL", "Calls", "give_up_place"]
 
 log = logging.getLogger("signalr_trio.server")
 
 #: Whether the current task is inside a method of a hub, or a shutdown hook.
 IN_CALL: ContextVar[bool] = ContextVar("signalr_trio_in_call", default=False)
+
+#: The plain call that the current task runs, or was started by; None in streams.
+_CURRENT_CALL: ContextVar[Call | None] = ContextVar("signalr_trio_current_call", default=None)
 
 _TIME_IS_UP = "The hub server is shutting down and this call did not end in time."
 
@@ -103,6 +106,8 @@ class Call:
     size: int
     is_free: bool
     """Whether it runs beside the plain invocations."""
+    holder: Calls | None = None
+    """Where it has a place among the plain invocations that run; None when it has none."""
 
 
 @attrs.define(eq=False)
@@ -114,6 +119,18 @@ class Stream(Call):
     """Why it was cut short, if the client is to be told."""
 
 
+def give_up_place() -> None:
+    """The current call is about to wait for a client: the next of its client may begin.
+
+    As in ASP.NET Core: else a handler that calls the hub before it answers would wait for ever. A
+    call gives up its place once, and goes on without one.
+    """
+    call = _CURRENT_CALL.get()
+    if call is not None and call.holder is not None:
+        holder, call.holder = call.holder, None
+        holder.place_given_up()
+
+
 class Calls:
     """The calls of one client."""
 
@@ -123,6 +140,7 @@ class Calls:
         "_client",
         "_may_begin",
         "_places",
+        "_relief",
         "_streams",
         "_uploads",
         "_waiting",
@@ -139,6 +157,8 @@ class Calls:
         self._places = client.hub.options.max_parallel_invocations - 1
         self._workers = 0
         """Tasks beside the client's own that run plain calls."""
+        self._relief: trio.Event | None = None
+        """Set when one of them ends, where the client's own task waits for that."""
         self._beside = 0
         """All tasks beside the client's own."""
         self._all_ended: trio.Event | None = None
@@ -177,11 +197,33 @@ class Calls:
     async def _work(self) -> None:
         """Runs what waits, in order, until nothing does."""
         while self._waiting:
-            call = self._next()
-            self._begin_free()
-            if self._workers < self._places:
-                self._begin_workers()
-            await self._invoke(call)
+            if self._workers > self._places:
+                # A call that had given up its place is over: who took the place has it still.
+                self._relief = trio.Event()
+                await self._relief.wait()
+            else:
+                await self._work_once()
+
+    async def _work_once(self) -> None:
+        call = self._next()
+        self._begin_free()
+        if self._workers < self._places:
+            self._begin_workers()
+        call.holder = self
+        _CURRENT_CALL.set(call)
+        await self._invoke(call)
+        self._leave_place(call)
+
+    def _leave_place(self, call: Call) -> None:
+        """The call is over; if it had given up its place, that is one too many now."""
+        if call.holder is None:
+            self._places -= 1
+        call.holder = None
+
+    def place_given_up(self) -> None:
+        """One more plain call may run until the one that waits is over."""
+        self._places += 1
+        self._begin_workers()
 
     def _next(self) -> Call:
         assert self._waiting is not None
@@ -206,9 +248,13 @@ class Calls:
 
     async def _work_beside(self) -> None:
         try:
-            await self._work()
+            while self._waiting and self._workers <= self._places:
+                await self._work_once()
         finally:
             self._workers -= 1
+            if self._relief is not None:
+                self._relief.set()
+                self._relief = None
 
     def _start_beside(self, work: Callable[..., Awaitable[None]], *arguments: Any) -> None:
         self._beside += 1
@@ -374,6 +420,7 @@ class Calls:
         for call in self._streams.values():
             call.cut = reason
         self.input_lost(reason)
+        self._client.hub.results.hurry(self._client, reason)
 
     def discard_waiting(self) -> None:
         """What has not begun never will, and nobody waits for it."""

@@ -55,7 +55,7 @@ from signalr_trio.protocol.service_messages import (
 from signalr_trio.server.application import split_errors
 from signalr_trio.server.calls import Calls
 from signalr_trio.server.identity import user_claims
-from signalr_trio.tokens import user_id_of
+from signalr_trio.tokens import Claims, user_id_of
 
 if TYPE_CHECKING:
     from signalr_trio.server.served_hub import ServedHub
@@ -329,13 +329,14 @@ class ClientConnection:
             self._calls.item(message, size)
             self.inbox_changed()
         elif isinstance(message, Completion):
-            self._calls.upload_ended(message)
+            if not self.hub.results.answered_here(self, message):
+                self._calls.upload_ended(message)
         elif isinstance(message, CancelInvocation):
             self._calls.cancel(message.invocation_id)
         elif isinstance(message, Close):
             self._error = HubError(message.error) if message.error else None
             self.end_input()
-            self._calls.input_lost(_GONE)
+            self._input_lost()
             self.end = End.LEFT
             self.context.aborted.set()
             self._send_close(None, allow_reconnect=False)
@@ -378,6 +379,11 @@ class ClientConnection:
             log.info("%r: hurried to move", self)
             self._calls.hurry(_HURRY)
 
+    def update_claims(self, claims: Claims) -> None:
+        """The client has logged in anew (message 43)."""
+        self.context.claims = user_claims(claims)
+        self.context.user_id = user_id_of(claims)
+
     def gone(self, error: Exception | None = None) -> None:
         """The client has left, or the server connection it was with is lost."""
         if self._departure is None and self.end is None:
@@ -385,7 +391,7 @@ class ClientConnection:
             self._error = error
         self.context.aborted.set()
         self.end_input()
-        self._calls.input_lost(_GONE)
+        self._input_lost()
 
     def connection_lost(self) -> None:
         """The server connection has ended; nothing can be said to the client any more."""
@@ -398,6 +404,11 @@ class ClientConnection:
             self.last_scope.deadline = deadline
         self.context.aborted.set()
         self.wake()
+
+    def _input_lost(self) -> None:
+        """Nothing more comes from the client: no items, no results."""
+        self._calls.input_lost(_GONE)
+        self.hub.results.client_gone(self.id)
 
     def end_input(self) -> None:
         self._calls.over = True
@@ -425,7 +436,7 @@ class ClientConnection:
         self.context.aborted.set()
         self._calls.discard_waiting()
         self.end_input()
-        self._calls.input_lost(_GONE)
+        self._input_lost()
         self._send_close(error, allow_reconnect=allow_reconnect)
 
     def _send_close(self, error: str | None, *, allow_reconnect: bool) -> None:

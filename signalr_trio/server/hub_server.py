@@ -269,6 +269,7 @@ class HubServer:
         nursery.start_soon(self._keep_clients_alive)
         for hub in self.hubs:
             hub.server_id = self.server_id
+            hub.instance = self.instance
             hub.tasks = tasks
             hub.on_client = self._client_came
             hub.on_client_ended = self._client_ended

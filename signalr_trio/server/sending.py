@@ -25,6 +25,8 @@ from signalr_trio.protocol.service_messages import (
     ServiceMessage,
     UserData,
 )
+from signalr_trio.server.calls import give_up_place
+from signalr_trio.server.client_results import Question
 
 if TYPE_CHECKING:
     from signalr_trio.server.client_connection import ClientConnection
@@ -105,6 +107,13 @@ class HubSender:
             connection.send(message)
         await connection.drained()
 
+    async def invoke(
+        self, connection_id: str, target: str, arguments: Sequence[Any], timeout: float
+    ) -> Any:
+        question = Question(self._hub, self._connection(), connection_id, asker=self._client)
+        give_up_place()
+        return await self._hub.results.ask(question, target, arguments, timeout)
+
     async def add_to_group(self, connection_id: str, group: str) -> None:
         await self._hub.acks.ask(
             self._connection(), lambda id: JoinGroupWithAck(connection_id, group, id)
@@ -130,7 +139,7 @@ class HubSender:
             return None
         names, excluded = list(audience.names), list(audience.excluded)
         if audience.kind is AudienceKind.CONNECTIONS:
-            return MultiConnectionData(names, self._payloads_for(names, invocation))
+            return MultiConnectionData(names, self._hub.encode_for(names, invocation))
         payloads = self._hub.encode(invocation)
         if audience.kind is AudienceKind.ALL:
             return BroadcastData(excluded, payloads)
@@ -140,10 +149,3 @@ class HubSender:
         if len(names) == 1:
             return GroupBroadcastData(names[0], excluded, payloads)
         return MultiGroupBroadcastData(names, payloads)
-
-    def _payloads_for(self, names: list[str], invocation: Invocation) -> dict[str, bytes]:
-        """A client of this server needs its own protocol only."""
-        client = self._hub.clients.get(names[0]) if len(names) == 1 else None
-        if client is None or client.protocol is None:
-            return self._hub.encode(invocation)
-        return {client.protocol.name: client.protocol.write(invocation)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -14,9 +14,11 @@ from signalr_trio.hub import GroupManager, Hub, HubCallerClients, HubContext
 from signalr_trio.protocol.hub_protocol import HubProtocol
 from signalr_trio.protocol.json import JsonProtocol
 from signalr_trio.protocol.messagepack import MessagePackProtocol
+from signalr_trio.protocol.messages import HubMessage
 from signalr_trio.protocol.service_messages import CloseConnection, OpenConnection
 from signalr_trio.server.binding import hub_methods, make_converter
 from signalr_trio.server.client_connection import ClientConnection
+from signalr_trio.server.client_results import ClientResults
 from signalr_trio.server.client_tasks import ClientTasks
 from signalr_trio.server.options import HubOptions
 from signalr_trio.server.sending import GroupAcks, HubSender
@@ -39,6 +41,7 @@ class ServedHub:
         """The name that the service knows: lower case."""
         self.server_id = ""
         """Known when the server runs, as are the functions below."""
+        self.instance = ""
         self.options = options
         self.greets = hub_class.on_connected is not Hub.on_connected
         """Whether there is anything to do when a client comes."""
@@ -51,6 +54,7 @@ class ServedHub:
         self.connections: list[ServiceConnection] = []
         self.clients: dict[str, ClientConnection] = {}
         self.acks = GroupAcks(options.ack_timeout)
+        self.results = ClientResults(self)
         self.context = HubContext(HubSender(self))
         self.refusing = False
         self.last_deadline = math.inf
@@ -103,6 +107,7 @@ class ServedHub:
     def client_ended(self, client: ClientConnection) -> None:
         if self.clients.get(client.id) is client:
             del self.clients[client.id]
+            self.results.client_ended(client.id)
         self.unshaken.pop(client, None)
         self.on_client_ended(client)
 
@@ -121,6 +126,13 @@ class ServedHub:
                 break
             del self.unshaken[client]
             client.handshake_timed_out()
+
+    def encode_for(self, names: Sequence[str], message: HubMessage) -> dict[str, bytes]:
+        """As ``encode``, but a single client of this server needs its own protocol only."""
+        client = self.clients.get(names[0]) if len(names) == 1 else None
+        if client is None or client.protocol is None:
+            return self.encode(message)
+        return {client.protocol.name: client.protocol.write(message)}
 
     def encode(self, message: Any) -> dict[str, bytes]:
         """A message in every hub protocol, each encoded once for however many clients."""

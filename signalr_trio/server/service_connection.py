@@ -20,10 +20,13 @@ from signalr_trio.protocol.service_messages import (
     SHUTDOWN,
     TARGET,
     Ack,
+    ClientCompletion,
+    ClientInvocation,
     CloseConnection,
     ConnectionData,
     ConnectionFlowControl,
     ConnectionType,
+    ErrorCompletion,
     FlowControlConnectionType,
     FlowControlOperation,
     HandshakeRequest,
@@ -31,7 +34,9 @@ from signalr_trio.protocol.service_messages import (
     MigrationLevel,
     OpenConnection,
     Ping,
+    ServiceMapping,
     ServiceMessage,
+    UpdateConnectionClaims,
     header,
 )
 
@@ -226,6 +231,7 @@ class ServiceConnection:
         self._shaken = self._silenced = False
         self._finack.set()
         self.hub.acks.connection_lost(self)
+        self.hub.results.connection_lost(self)
         for client in list(self.hub.clients.values()):
             if client.connection is self:
                 client.connection_lost()
@@ -271,6 +277,15 @@ class ServiceConnection:
             self.hub.acks.answered(message)
         elif isinstance(message, ConnectionFlowControl):
             self._take_flow_control(message)
+        elif isinstance(message, (ClientCompletion, ErrorCompletion)):
+            self.hub.results.settled(message)
+        elif isinstance(message, ClientInvocation):
+            self.hub.results.asked_elsewhere(message)
+        elif isinstance(message, ServiceMapping):
+            self.hub.results.mapped(message)
+        elif isinstance(message, UpdateConnectionClaims):
+            if (client := self.hub.clients.get(message.connection_id)) is not None:
+                client.update_claims(message.claims)
         else:
             log.debug("%r: no use for %s", self, type(message).__name__)
 
@@ -286,6 +301,7 @@ class ServiceConnection:
 
     def _end_clients_of(self, instance: str) -> None:
         """An instance of the service has gone, and with it the clients that came through it."""
+        self.hub.results.instance_lost(instance)
         for client in list(self.hub.clients.values()):
             found = header(client.context.headers, INSTANCE_ID) or ""
             if client.connection is self and (not instance or found == instance):

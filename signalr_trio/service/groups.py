@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,10 @@ import trio
 if TYPE_CHECKING:
     from signalr_trio.service.session import ClientSession
 
-__all__ = ["Groups"]
+__all__ = ["LARGEST_PAGE", "Groups"]
+
+LARGEST_PAGE = 200
+"""Members that are listed at once, at the most."""
 
 
 class Groups:
@@ -73,3 +77,13 @@ class Groups:
             else:
                 merged |= self._users.get(user_id, {})
         return list(merged)
+
+    def page(self, group: str, after: str, size: int) -> tuple[list[ClientSession], bool]:
+        """The members behind the connection id ``after``, by id; and whether there are more.
+
+        An id marks the place, so who comes or leaves between two pages shifts nothing.
+        """
+        size = min(size, LARGEST_PAGE)
+        later = [one for one in self.members(group) if one.id > after]
+        found = heapq.nsmallest(size + 1, later, key=lambda one: one.id)
+        return found[:size], len(found) > size

@@ -76,6 +76,7 @@ def connect_client(
             WebSocketTransport(websocket),
             connection_id=connection_id,
             claims=claims,
+            token=token,
             query_string=query_string,
             headers=headers,
         )

@@ -39,6 +39,13 @@ class OpenCalls:
         """Whether a message without an id was sent of which no later answer shows it was taken up."""
         return self._last_send > self._completed
 
+    def asked(self, invocation_id: str) -> None:
+        """The server awaits a result of the client: as with an upload, its completion is due."""
+        self._uploads.add(invocation_id)
+
+    def asks_no_more(self, invocation_id: str) -> None:
+        self._uploads.discard(invocation_id)
+
     def client_sent(self, peek: Peek) -> None:
         """A message was passed on to the server."""
         self._count += 1

@@ -12,7 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from signalr_trio.link.release import released, state_in
 from signalr_trio.protocol import service_messages as m
+from signalr_trio.protocol.service_protocol import write_claims, write_group_member_page
+from signalr_trio.service.client_results import refuse
+from signalr_trio.service.groups import LARGEST_PAGE
 from signalr_trio.service.sending import close, send
+from signalr_trio.tokens import user_id_of
 
 if TYPE_CHECKING:
     from signalr_trio.service.server_connection import ServerConnection
@@ -155,6 +159,74 @@ def _close_group(one: ServerConnection, message: m.CloseGroupConnectionsWithAck)
     _ack(one, message.ack_id, found=True)
 
 
+# -- client results ---------------------------------------------------------------------------
+
+
+def _invoke_client(one: ServerConnection, message: m.ClientInvocation) -> None:
+    session = one.hub.sessions.get(message.connection_id)
+    if session is None:
+        refuse(one, message, f"Connection '{message.connection_id}' does not exist.")
+    else:
+        session.ask(one, message)
+
+
+def _result_is_settled(
+    one: ServerConnection, message: m.ClientCompletion | m.ErrorCompletion
+) -> None:
+    """A server had the answer in its line, or has stopped waiting. It never answers for a client,
+    since none is told that another asked."""
+    session = one.hub.sessions.get(message.connection_id)
+    if session is not None:
+        session.asks_no_more(one, message.invocation_id)
+
+
+# -- members and claims -----------------------------------------------------------------------
+
+
+def _members(one: ServerConnection, message: m.GroupMemberQuery) -> None:
+    """One page of a group's members; the token for the next is the last id of this one."""
+    sizes = [size for size in (message.top, message.max_page_size) if size is not None]
+    size = min(sizes, default=LARGEST_PAGE)
+    if size < 1:
+        log.warning("%r: a group member query for %d members", one, size)
+        one.link.send(m.Ack(message.ack_id, m.AckStatus.INTERNAL_SERVER_ERROR))
+        return
+    after = message.continuation_token or ""
+    found, more = one.hub.groups.page(message.group_name, after, size)
+    members = [(each.id, each.user_id) for each in found]
+    page = m.GroupMemberPage(members, members[-1][0] if more else None)
+    payload = write_group_member_page(page)
+    one.link.send(m.Ack(message.ack_id, m.AckStatus.OK, payload=payload))
+
+
+def _refresh_auth(one: ServerConnection, message: m.RefreshAuth) -> None:
+    """A client has logged in anew. It stays who it is: sends and groups go by its user."""
+    session = one.hub.tokens.get(message.connection_token)
+    if session is None:
+        _ack(one, message.ack_id, found=False)
+    elif user_id_of(message.claims) != session.user_id:
+        log.warning("client %s: new claims of another user were refused", session.id)
+        one.link.send(m.Ack(message.ack_id, m.AckStatus.FORBIDDEN))
+    else:
+        former = write_claims(session.claims)
+        session.update_claims(message.claims, message.expire_time)
+        one.link.send(m.Ack(message.ack_id, m.AckStatus.OK, payload=former))
+
+
+def _claims(one: ServerConnection, message: m.GetConnectionClaims) -> None:
+    session = one.hub.tokens.get(message.connection_token)
+    if session is None:
+        _ack(one, message.ack_id, found=False)
+    else:
+        payload = write_claims(session.claims)
+        one.link.send(m.Ack(message.ack_id, m.AckStatus.OK, payload=payload))
+
+
+def _no_claims_update(one: ServerConnection, message: m.UpdateConnectionClaims) -> None:
+    """It goes from the service to a server, never back; claims change by message 41."""
+    log.warning("%r: an update of the claims of client %s was refused", one, message.connection_id)
+
+
 # -- the connection itself --------------------------------------------------------------------
 
 
@@ -179,18 +251,6 @@ def _flow_control(one: ServerConnection, message: m.ConnectionFlowControl) -> No
         session.pause()
     elif message.operation == m.FlowControlOperation.RESUME:
         session.resume()
-
-
-def _no_client_results(one: ServerConnection, message: m.ClientInvocation) -> None:
-    """An answer at once is better than none: the caller would wait for ever."""
-    one.link.send(
-        m.ErrorCompletion(
-            message.invocation_id,
-            message.connection_id,
-            message.caller_server_id,
-            "This service does not support client results yet.",
-        )
-    )
 
 
 def _access_key(one: ServerConnection, message: m.AccessKeyRequest) -> None:
@@ -241,7 +301,13 @@ HANDLERS: dict[type[Any], Callable[[ServerConnection, Any], None]] = {
     m.CloseGroupConnectionsWithAck: _close_group,
     m.Ping: _ping,
     m.ConnectionFlowControl: _flow_control,
-    m.ClientInvocation: _no_client_results,
+    m.ClientInvocation: _invoke_client,
+    m.ClientCompletion: _result_is_settled,
+    m.ErrorCompletion: _result_is_settled,
+    m.GroupMemberQuery: _members,
+    m.RefreshAuth: _refresh_auth,
+    m.GetConnectionClaims: _claims,
+    m.UpdateConnectionClaims: _no_claims_update,
     m.AccessKeyRequest: _access_key,
     m.ServiceError: _service_error,
 }

@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import logging
 import random
-from collections.abc import AsyncGenerator, Awaitable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import attrs
 import trio
@@ -39,6 +40,8 @@ class ServiceHub:
         self.name = name
         self.sessions: dict[str, ClientSession] = {}
         self.users: dict[str, dict[ClientSession, None]] = {}
+        self.tokens: dict[str, ClientSession] = {}
+        """Clients by the token that they connected with."""
         self.groups = Groups(self.users)
         self.connections: dict[ServerConnection, None] = {}
 
@@ -128,6 +131,11 @@ class Service:
             # Time alone makes a late comer a target (``_is_same``).
             self._targets_changed()
 
+    def start_soon(self, work: Callable[..., Awaitable[None]], *arguments: Any) -> None:
+        """A task that ends with the service at the latest."""
+        if self._nursery is not None and not self.stopping:
+            self._nursery.start_soon(work, *arguments)
+
     # -- clients ----------------------------------------------------------------------------
 
     def hub(self, name: str) -> ServiceHub:
@@ -166,10 +174,14 @@ class Service:
         *,
         connection_id: str,
         claims: Claims,
+        token: str | None = None,
         query_string: str = "",
         headers: dict[str, list[str | None]] | None = None,
     ) -> Awaitable[None]:
-        """Serves one client until it has gone, and its last hand-over is over."""
+        """Serves one client until it has gone, and its last hand-over is over.
+
+        ``token`` is what it connected with; None: its id.
+        """
         hub = self.hub(hub_name)
         session = ClientSession(
             self,
@@ -177,6 +189,7 @@ class Service:
             transport,
             connection_id=connection_id,
             claims=claims,
+            token=token,
             query_string=query_string,
             headers=headers,
         )
@@ -195,6 +208,7 @@ class Service:
         """A client is about to be opened on a server: from now on sends find it."""
         hub = session.hub
         hub.sessions[session.id] = session
+        hub.tokens[session.token] = session
         if session.user_id is not None:
             hub.users.setdefault(session.user_id, {})[session] = None
 
@@ -202,6 +216,7 @@ class Service:
         """A client has gone: no send finds it any more, and it is in no group."""
         hub = session.hub
         hub.sessions.pop(session.id, None)
+        hub.tokens.pop(session.token, None)
         hub.groups.leave_all(session)
         if session.user_id is not None and (of_user := hub.users.get(session.user_id)):
             of_user.pop(session, None)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import trio
+from msgpack import Timestamp  # pyright: ignore[reportMissingTypeStubs]
 
 from signalr_trio.errors import ConnectionClosed, ProtocolError
 from signalr_trio.protocol import handshake
@@ -21,7 +22,14 @@ from signalr_trio.protocol.framing import Splitter
 from signalr_trio.protocol.handshake import HandshakeRequest, HandshakeResponse
 from signalr_trio.protocol.hub_protocol import HubProtocol, Peek
 from signalr_trio.protocol.messages import Close, MessageType, Ping
-from signalr_trio.protocol.service_messages import ConnectionData, DataMessageType
+from signalr_trio.protocol.service_messages import (
+    NO_EXPIRY,
+    ClientInvocation,
+    ConnectionData,
+    DataMessageType,
+    UpdateConnectionClaims,
+)
+from signalr_trio.service.client_results import AwaitedResults, refuse
 from signalr_trio.service.hand_over import HandOver, Slot
 from signalr_trio.service.hold import Hold
 from signalr_trio.service.open_calls import OpenCalls
@@ -38,6 +46,8 @@ log = logging.getLogger("signalr_trio.service")
 
 _KNOWN_TYPES = frozenset(MessageType)
 _LARGEST_VERSION = 2
+#: The claim that says when a login ends, in seconds since 1970.
+_EXPIRES_AT = "asrs.s.aeo"
 _NOT_A_HANDSHAKE = "An unexpected error occurred during connection handshake."
 _TIMED_OUT = "Handshake was canceled."
 _SERVER_LOST = "The connection to the hub server was lost."
@@ -66,6 +76,7 @@ class ClientSession:
         "_stalled",
         "_transport",
         "answered",
+        "awaited",
         "calls",
         "claims",
         "connection",
@@ -81,6 +92,7 @@ class ClientSession:
         "protocol",
         "query_string",
         "service",
+        "token",
         "user_id",
     )
 
@@ -95,12 +107,15 @@ class ClientSession:
         *,
         connection_id: str,
         claims: Claims,
+        token: str | None = None,
         query_string: str = "",
         headers: dict[str, list[str | None]] | None = None,
     ) -> None:
         self.service = service
         self.hub = hub
         self.id = connection_id
+        self.token = token or connection_id
+        """The connection token, by which its servers ask for its claims (messages 41 and 42)."""
         self.claims = claims
         self.user_id = user_id_of(claims)
         self.query_string = query_string
@@ -114,6 +129,8 @@ class ClientSession:
         """The id of the server that the client was last with."""
         self.hand_over: HandOver | None = None
         self.calls: OpenCalls | None = None
+        self.awaited: AwaitedResults | None = None
+        """What servers asked the client and it has not answered; None without any."""
         self.answered = False
         """Whether the handshake response has passed: before it the client is sent nothing."""
         self.gone = False
@@ -224,7 +241,8 @@ class ClientSession:
             self._pings = True
         if not messages:
             return
-        if self._hold is None and self.calls is None and self.connection is not None:
+        plain = self._hold is None and self.calls is None and self.awaited is None
+        if plain and self.connection is not None:
             self.connection.send_data(self.id, b"".join(messages))
             return
         for message in messages:
@@ -236,11 +254,19 @@ class ClientSession:
             # A .NET server would not read on behind it; ours skips it just the same.
             log.debug("client %s: message type %d is unknown", self.id, peek.type)
             return
+        if self.awaited is not None and self._is_awaited(self.awaited, message, peek):
+            return
         if self._hold is not None and not self._hold.passes(peek):
             self._hold.put(message, peek, trio.current_time())
             self.service.held_size += len(message)
         else:
             self._forward(message, peek)
+
+    def _is_awaited(self, awaited: AwaitedResults, message: bytes, peek: Peek) -> bool:
+        """Whether a message was an answer to a server, which it is sent to."""
+        taken = awaited.take(message, peek)
+        self.awaited = awaited or None
+        return taken
 
     def _forward(self, message: bytes, peek: Peek | None = None) -> None:
         if self.connection is None:
@@ -297,6 +323,8 @@ class ClientSession:
             return
         self.gone = True
         self.service.forget(self)
+        if self.awaited is not None:
+            self.awaited.fail(f"Connection '{self.id}' is disconnected.")
         carried_through = self.hand_over is not None and self.hand_over.client_left()
         if not carried_through and self.connection is not None:
             self.end_hold()
@@ -379,6 +407,44 @@ class ClientSession:
         self._transport.send_shared(shared)
         if self._transport.buffered > self.service.options.client_buffer:
             self._too_slow()
+
+    def ask(self, one: ServerConnection, message: ClientInvocation) -> None:
+        """A server invokes a method of the client, and awaits its result (message 34)."""
+        payload = message.payloads.get(self.protocol.name)
+        if payload is None:
+            refuse(one, message, f"There is no payload for protocol {self.protocol.name}.")
+            return
+        if self.awaited is None:
+            self.awaited = AwaitedResults(self)
+        if message.invocation_id in self.awaited:
+            refuse(one, message, f"Invocation ID '{message.invocation_id}' is already in use.")
+            return
+        self.awaited.add(one, message)
+        self.deliver(SharedPayload(payload, binary=self.protocol.binary))
+
+    def update_claims(self, claims: Claims, expires: Timestamp) -> None:
+        """The client has logged in anew (message 41); its server is told (43), as is each later.
+
+        What the service itself has put in, and the login does not name anew, stays.
+        """
+        new = [(name, value) for name, value in claims if name != _EXPIRES_AT]
+        if expires != NO_EXPIRY:
+            new.append((_EXPIRES_AT, str(expires.seconds)))
+        named = {_EXPIRES_AT} | {name for name, _ in new}
+        kept = [one for one in self.claims if one[0].startswith("asrs.s.") and one[0] not in named]
+        self.claims = new + kept
+        if self.connection is not None:
+            self.connection.link.send(UpdateConnectionClaims(self.id, self.claims))
+
+    def asks_no_more(self, one: ServerConnection, invocation_id: str) -> None:
+        """A server has had the client's result, or does not want it any more."""
+        if self.awaited is None:
+            return
+        self.awaited.forget(one, invocation_id)
+        self.awaited = self.awaited or None
+        if self.calls is not None:
+            self.calls.asks_no_more(invocation_id)
+            self._notice_quiet(self.calls)
 
     def _send(self, payload: bytes) -> None:
         if self.gone:

@@ -136,6 +136,10 @@ class Test(Hub):
     async def tell_client(self, connection_id: str, *args: Any) -> None:
         await self.clients.client(connection_id).send("told", *args)
 
+    async def ask(self, connection_id: str, target: str, value: Any) -> Any:
+        """A client result."""
+        return await self.clients.client(connection_id).invoke(target, value, timeout=PATIENCE)
+
     # -- calls that last until the test says so
 
     async def wait_at_gate(self, value: Any) -> Any:

@@ -47,7 +47,9 @@ class Node:
     async def connect(self, url: str, *, on: Sequence[str] = (), **options: Any) -> Connection:
         """Starts a connection; ``on`` are the targets of which it is to tell.
 
-        Options: ``protocol`` ("json" or "messagepack"), ``token``, ``reconnect`` (delays in ms).
+        Options: ``protocol`` ("json" or "messagepack"), ``token``, ``reconnect`` (delays in ms),
+        ``handlers``: how it answers the server, by target ("echo", "throw", "ask back": with what
+        the hub's ``Echo`` returns, "when told": at the next send to ``told``).
         Raises CallFailed.
         """
         connection = Connection(self, f"c{next(self._numbers)}")

@@ -151,6 +151,30 @@ async def test_sends_reach_whom_they_are_for(
     assert eve.sent("told") == [["others"], ["user"], ["all"]]
 
 
+async def test_client_results(javascript: Node, server: Backend, protocol: str) -> None:
+    handlers = {"Echo": "echo", "Throw": "throw", "AskBack": "ask back", "Wait": "when told"}
+    asked = await javascript.connect(server.url, protocol=protocol, on=["Mute"], handlers=handlers)
+    asker = await javascript.connect(server.url, protocol=protocol)
+    for one in (asked, asker):
+        assert [await one.invoke("Ask", asked.id, "Echo", value) for value in VALUES] == VALUES
+        assert await one.invoke("Ask", asked.id, "AskBack", 1) == 1
+        with pytest.raises(CallFailed, match=r"HubException: Error: no such luck$"):
+            await one.invoke("Ask", asked.id, "Throw", "such luck")
+        for silent in ("Mute", "NoSuchHandler"):
+            with pytest.raises(
+                CallFailed, match=r"HubException: Client didn't provide a result\.$"
+            ):
+                await one.invoke("Ask", asked.id, silent, 1)
+    with pytest.raises(CallFailed, match=r"HubException: Connection 'nobody' does not exist\.$"):
+        await asker.invoke("Ask", "nobody", "Echo", 1)
+    await asker.begin("Ask", asked.id, "Wait", 1)
+    await asked.sends("Wait", 1)
+    await asked.stop()
+    (failed,) = await asker.outcome(1)
+    assert str(failed).endswith(f"HubException: Connection '{asked.id}' is disconnected.")
+    assert asker.lifecycle == []
+
+
 async def test_large_messages(javascript: Node, server: Backend, protocol: str) -> None:
     client = await javascript.connect(server.url, protocol=protocol, on=["told"])
     text = "große Nachricht " * 50_000

@@ -66,6 +66,26 @@ async def test_idle_client(javascript: Node, start: Start, old: Backend, protoco
     assert client.lifecycle == []
 
 
+async def test_client_results_are_awaited(
+    javascript: Node, start: Start, old: Backend, protocol: str
+) -> None:
+    """By calls on the old server: of this very client, and of one that moves meanwhile."""
+    handlers = {"Wait": "when told"}
+    asked = await javascript.connect(old.url, protocol=protocol, handlers=handlers)
+    other = await javascript.connect(old.url, protocol=protocol)
+    await asked.begin("Ask", asked.id, "Wait", "itself")
+    await other.begin("Ask", asked.id, "Wait", "of another")
+    await asked.sends("Wait", 2)
+    async with replaced(old, start, javascript) as new:
+        await asked.begin("Number", 1)
+        teller = await javascript.connect(new.url)
+        await teller.invoke("TellClient", asked.id)
+        assert await asked.outcome(2) == ["itself", 1]
+        assert await other.outcome(1) == ["of another"]
+    assert new.noted("number", asked.id) == [1]
+    assert asked.lifecycle == other.lifecycle == []
+
+
 async def test_invocation_is_running(
     javascript: Node, start: Start, old: Backend, protocol: str
 ) -> None:

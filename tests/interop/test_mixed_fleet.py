@@ -121,3 +121,48 @@ async def _open_upload(client: Connection) -> Upload:
     await client.begin("Sum", upload)
     await upload.item(1)
     return upload
+
+
+async def test_client_results(
+    javascript: Node, start: Start, start_dotnet: StartDotnet, protocol: str
+) -> None:
+    """Each kind of server asks clients of both; one that goes ends the wait."""
+    python = await start("python")
+    handlers = {"Name": "echo", "AskBack": "ask back", "Wait": "when told"}
+    ours = await javascript.connect(python.url, protocol=protocol, handlers=handlers)
+    dotnet = await start_dotnet("dotnet")
+    theirs = await javascript.connect(f"{dotnet.url}/test", protocol=protocol, handlers=handlers)
+    assert (await theirs.invoke("WhoAmI"))["serverName"] == "dotnet"
+    for asker, ask in ((ours, "Ask"), (theirs, "AskClient")):
+        for asked in (ours, theirs):
+            assert await asker.invoke(ask, asked.id, "Name", "Ada") == "Ada"
+            assert await asker.invoke(ask, asked.id, "AskBack", "Ada") == "Ada"
+    await theirs.begin("AskClient", ours.id, "Wait", 1)
+    await ours.sends("Wait", 1)
+    await ours.stop()
+    (failed,) = await theirs.outcome(1)
+    assert f"Connection '{ours.id}' is disconnected." in str(failed)
+
+
+async def test_client_results_in_a_hand_over(
+    javascript: Node, start: Start, start_dotnet: StartDotnet, protocol: str
+) -> None:
+    """The .NET server awaits one of its own client, and one of another, when it is to stop."""
+    dotnet = await start_dotnet("dotnet")
+    url = f"{dotnet.url}/test"
+    idle = await javascript.connect(url, protocol=protocol)
+    asked = await javascript.connect(url, protocol=protocol, handlers={"Wait": "when told"})
+    await asked.begin("AskClient", asked.id, "Wait", "itself")
+    other = await javascript.connect(url, protocol=protocol)
+    await other.begin("AskClient", asked.id, "Wait", "of another")
+    await asked.sends("Wait", 2)
+    python = await start("python")
+    dotnet.terminate()
+    await python.has_noted("connected", idle.id)
+    await asked.begin("Number", 1)
+    await idle.send("TellClient", asked.id)
+    assert await asked.outcome(2) == ["itself", 1]
+    assert await other.outcome(1) == ["of another"]
+    assert await dotnet.wait() == 0
+    assert python.noted("connected", asked.id) == [("dotnet", "python")]
+    assert asked.lifecycle == other.lifecycle == []

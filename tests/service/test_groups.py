@@ -13,6 +13,7 @@ from harness.servers import ScriptedServer
 
 from signalr_trio.protocol import service_messages as m
 from signalr_trio.protocol.messages import Invocation
+from signalr_trio.protocol.service_protocol import read_group_member_page
 
 OK, NOT_FOUND = m.AckStatus.OK, m.AckStatus.NOT_FOUND
 PAYLOADS = {"json": JSON.write(Invocation("hi", []))}
@@ -185,3 +186,54 @@ async def test_orders_to_close(
 
 async def test_an_order_to_close_who_is_not_there(autojump_clock, room: Room) -> None:
     assert await room.ask(m.CloseConnectionWithAck("9", "because", 1)) == NOT_FOUND
+
+
+# -- pages of members (message 40) ----------------------------------------------------------------
+
+
+async def pages(
+    room: Room, *, top: int | None = None, size: int | None = None
+) -> list[list[tuple[str, str | None]]]:
+    """All pages, as the SDK asks for them: until there is no token, or ``top`` is used up."""
+    found: list[list[tuple[str, str | None]]] = []
+    token = None
+    while True:
+        query = m.GroupMemberQuery("g", 1, top, token, size)
+        assert await room.ask(query) == OK
+        payload = room.a.connections[0].of(m.Ack)[-1].payload
+        assert payload is not None
+        page = read_group_member_page(payload)
+        found.append(page.members)
+        token = page.continuation_token
+        top = None if top is None else top - len(page.members)
+        if token is None or top == 0:
+            return found
+
+
+async def test_members_of_a_group(autojump_clock, room: Room) -> None:
+    one, two, three = ("1", "ann"), ("2", "ann"), ("3", "bob")
+    assert await pages(room) == [[]]
+    await room.tell(m.JoinGroup("3", "g"))
+    await room.tell(m.UserJoinGroup("ann", "g"))
+    await room.tell(m.JoinGroup("1", "g"))
+    assert await pages(room) == [[one, two, three]]
+    assert await pages(room, size=2) == [[one, two], [three]]
+    assert await pages(room, size=3) == [[one, two, three]]
+    assert await pages(room, top=2) == [[one, two]]
+    assert await pages(room, top=3, size=1) == [[one], [two], [three]]
+    assert await pages(room, top=500, size=500) == [[one, two, three]]
+
+
+async def test_a_page_has_200_members_at_most(autojump_clock, room: Room) -> None:
+    for number in range(201):
+        await room.cluster.client(f"m{number:03}", claims=claims_for("many"))
+    await room.tell(m.UserJoinGroup("many", "g"))
+    assert [len(page) for page in await pages(room, size=1000)] == [200, 1]
+
+
+@pytest.mark.parametrize(("top", "size"), [(0, None), (-1, 5), (5, 0), (None, -(2**31))])
+async def test_a_page_of_nothing_is_refused(
+    autojump_clock, room: Room, top: int | None, size: int | None
+) -> None:
+    query = m.GroupMemberQuery("g", 1, top, None, size)
+    assert await room.ask(query) == m.AckStatus.INTERNAL_SERVER_ERROR

@@ -262,6 +262,24 @@ async def test_what_the_server_is_told_of_a_client(door: Door) -> None:
         assert await server.next() == m.CloseConnection(opened.connection_id)
 
 
+async def test_a_server_asks_by_the_token_that_the_client_connected_with(door: Door) -> None:
+    answer = await door.ask("POST", "/client/negotiate?hub=chat&negotiateVersion=1", client_token())
+    token = json.loads(answer.body)["connectionToken"]
+    path = f"/client/?hub=chat&id={token}"
+    async with wire_server(door) as server, door.websocket(path, client_token()) as client:
+        client.send(HELLO, text=True)
+        opened = await server.next()
+        assert isinstance(opened, m.OpenConnection)
+        assert isinstance(await server.next(), m.ConnectionData)
+        server.send(m.GetConnectionClaims(token, 1))
+        payload = service_protocol.write_claims(opened.claims)
+        assert await server.next() == m.Ack(1, m.AckStatus.OK, payload=payload)
+        server.send(m.GetConnectionClaims(opened.connection_id, 2))
+        not_found = await server.next()
+        assert isinstance(not_found, m.Ack)
+        assert not_found.status == m.AckStatus.NOT_FOUND
+
+
 async def test_the_agreement_is_made_in_the_headers_of_the_upgrade(door: Door) -> None:
     path = "/server/?hub=chat"
     offers = {f"{AGREEMENT_HEADER}": "1;instance"}

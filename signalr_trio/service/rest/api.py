@@ -18,6 +18,7 @@ import attrs
 
 from signalr_trio.connection_string import Endpoint
 from signalr_trio.errors import ProtocolError
+from signalr_trio.service.groups import LARGEST_PAGE
 from signalr_trio.service.rest.call import (
     Call,
     CallRefused,
@@ -40,7 +41,6 @@ log = logging.getLogger("signalr_trio.service")
 
 _VERSION = re.compile(r"\d{4}-\d\d-\d\d(-preview)?")
 _OLDEST = "2022-06-01"
-_LARGEST_PAGE = 200
 #: Minutes that a token of ``:generateToken`` is good for, unless the call says otherwise.
 _TOKEN_LIFETIME = 60
 
@@ -127,15 +127,14 @@ def _is_user_in_group(call: Call) -> None:
 
 
 def _list_members(call: Call) -> Response:
-    """A page of the members, by id: the token is the last id, so who leaves shifts nothing."""
-    size = call.number("maxpagesize", 1, _LARGEST_PAGE) or _LARGEST_PAGE
+    """A page of the members; the token for the next is the last id of this one."""
+    size = call.number("maxpagesize", 1, LARGEST_PAGE) or LARGEST_PAGE
     top = call.number("top", 0)
     after = call.request.param("continuationToken") or ""
-    members = sorted((one for one in _group(call) if one.id > after), key=lambda one: one.id)
-    page = members[: size if top is None else min(size, top)]
+    page, more = call.hub.groups.page(call.group, after, size if top is None else min(size, top))
     answer: dict[str, object] = {"value": [_member(one) for one in page]}
     rest = None if top is None else top - len(page)
-    if len(members) > len(page) and rest != 0:
+    if more and rest != 0:
         answer["nextLink"] = _next_link(call, page[-1].id, rest)
     return json_response(answer)
 

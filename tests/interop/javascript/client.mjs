@@ -40,7 +40,7 @@ function write(message) {
   process.stdout.write(JSON.stringify(encode(message)) + "\n");
 }
 
-function build(name, { url, protocol, token, targets, reconnect }) {
+function build(name, { url, protocol, token, targets, handlers, reconnect }) {
   const builder = new HubConnectionBuilder()
     .withUrl(url, {
       transport: HttpTransportType.WebSockets,
@@ -56,6 +56,15 @@ function build(name, { url, protocol, token, targets, reconnect }) {
   connection.onreconnected(() => tell("reconnected"));
   for (const target of targets) {
     connection.on(target, (...args) => write({ connection: name, event: "send", target, args }));
+  }
+  for (const [target, how] of Object.entries(handlers ?? {})) {
+    connection.on(target, (...args) => {
+      write({ connection: name, event: "send", target, args });
+      if (how === "echo") return args[0];
+      if (how === "throw") throw new Error(`no ${args[0]}`);
+      if (how === "ask back") return connection.invoke("Echo", args[0]);
+      return new Promise((resolve) => connection.on("told", () => resolve(args[0])));
+    });
   }
   return connection;
 }

@@ -66,6 +66,11 @@ class ClientPlan:
     calls: tuple[Call, ...] = ()
 
     @property
+    def behaves(self) -> bool:
+        """Whether it does nothing that the product's own client would not do."""
+        return not self.slow_handshake and self.pings and self.stops_reading is None
+
+    @property
     def work(self) -> float:
         """Seconds that its calls and hub events may take, all in all."""
         return (

@@ -15,11 +15,13 @@ import orjson
 import trio
 
 from signalr_trio.background import open_background
+from signalr_trio.client import HubConnection
 from signalr_trio.connection_string import DEVELOPMENT, parse_connection_string
 from signalr_trio.errors import ConnectionClosed, NegotiateError, SignalRError
 from signalr_trio.hosting import serve
 from signalr_trio.link.link import Agreement, Link
 from signalr_trio.link.websocket import WebSocketLink
+from signalr_trio.protocol.hub_protocol import HubProtocol
 from signalr_trio.protocol.messages import HubMessage, Invocation, Ping, StreamInvocation
 from signalr_trio.protocol.service_messages import OpenConnection
 from signalr_trio.server import GracefulShutdown, HubOptions, HubServer, ShutdownReport
@@ -29,15 +31,16 @@ from signalr_trio.server.service_connection import ServiceConnection
 from signalr_trio.service.front_door import open_service
 from signalr_trio.service.options import ServiceOptions
 from signalr_trio.service.service import Service
-from signalr_trio.tokens import NAME_IDENTIFIER, Claims, make_token
+from signalr_trio.tokens import NAME_IDENTIFIER, make_token
 from signalr_trio.transport.http import http_request
 from signalr_trio.transport.stream import Flusher
 from signalr_trio.transport.websocket import connect_websocket
 from tests.simulation.app import HERE, Chat, Here, perform_hook, perform_outside
-from tests.simulation.client import Client, Connected
+from tests.simulation.client import SERVER_TIMEOUT, Client, Connected
 from tests.simulation.determinism import run_deterministically
 from tests.simulation.ledger import ClientRun, Ledger, ServerRun, Violation
 from tests.simulation.network import SimulatedNetwork, Socket, Transport
+from tests.simulation.product_client import ProductClient
 from tests.simulation.scenario import ClientPlan, Event, Scenario, ServerPlan
 from tests.simulation.sdk_client import SdkClient
 from tests.simulation.sdk_server import SdkOptions, SdkServer
@@ -104,7 +107,7 @@ class World:
         self._network = SimulatedNetwork(random.Random(scenario.seed + 1), scenario.latency)
         self._service: _RunningService | None = None
         self._servers: dict[str, _RunningServer] = {}
-        self._clients: dict[str, Client] = {}
+        self._clients: dict[str, Client | ProductClient] = {}
         self._flusher = Flusher()
 
     # -- the whole --------------------------------------------------------------------------
@@ -315,6 +318,11 @@ class World:
         run = self.ledger.clients[plan.name]
         await trio.sleep_until(plan.connects)
         try:
+            if self.scenario.full and plan.behaves:
+                connect = partial(self._connect_product_client, plan)
+                client = self._clients[plan.name] = ProductClient(self.ledger, run, connect)
+                await client.play()
+                return
             async with self._connect_client(plan, run) as connection:
                 client = self._clients[plan.name] = Client(self.ledger, run, connection)
                 await client.play()
@@ -324,11 +332,8 @@ class World:
 
     @asynccontextmanager
     async def _connect_client(self, plan: ClientPlan, run: ClientRun) -> AsyncGenerator[Connected]:
-        claims: Claims = [(NAME_IDENTIFIER, plan.name)]
-        if plan.sticky:
-            claims.append(("asrs.s.ssticky", "Required"))
         if self.scenario.full:
-            async with self._connect_full_client(plan, claims) as connection:
+            async with self._connect_full_client(plan) as connection:
                 yield connection
             return
         service = self._service
@@ -338,7 +343,7 @@ class World:
         far = Transport(connection.there, connection.back)
         far.on_read = partial(self._check_reading, service.service, far)
         id = service.service.new_id()
-        service.acceptor.start_soon(self._accept_client, service, far, id, claims)
+        service.acceptor.start_soon(self._accept_client, service, far, id, plan)
         near = Socket(connection.back, connection.there)
         yield near
 
@@ -358,22 +363,38 @@ class World:
         self.ledger.check(held == service.held_size, "P8", held, "are held, not", service.held_size)
 
     async def _accept_client(
-        self, running: _RunningService, transport: Transport, id: str, claims: Claims
+        self, running: _RunningService, transport: Transport, id: str, plan: ClientPlan
     ) -> None:
+        claims = _claims(plan)
         await running.service.serve_client(HUB, transport, connection_id=id, claims=claims)
 
-    @asynccontextmanager
-    async def _connect_full_client(
-        self, plan: ClientPlan, claims: Claims
-    ) -> AsyncGenerator[Connected]:
-        network = self._network.host(plan.name)
+    def _connect_product_client(self, plan: ClientPlan, protocol: HubProtocol) -> HubConnection:
+        path, query, token = self._address(plan)
+        return HubConnection(
+            f"http://localhost:{_PORT}{path}/{query}",
+            protocol=protocol,
+            access_token=token,
+            reconnect=None,
+            keep_alive=self.scenario.service.get("client_timeout", SERVER_TIMEOUT) / 3,
+            server_timeout=SERVER_TIMEOUT,
+            handshake_timeout=SERVER_TIMEOUT,
+            network=self._network.host(plan.name),
+        )
+
+    def _address(self, plan: ClientPlan) -> tuple[str, str, str]:
+        """Path and query of a client's requests, and its token."""
         audience = _ENDPOINT.client_audience(HUB)
-        token = make_token(_ENDPOINT.access_key, audience, list(claims))
+        return "/client", f"?hub={HUB}", make_token(_ENDPOINT.access_key, audience, _claims(plan))
+
+    @asynccontextmanager
+    async def _connect_full_client(self, plan: ClientPlan) -> AsyncGenerator[Connected]:
+        network = self._network.host(plan.name)
+        path, query, token = self._address(plan)
         headers = [("Authorization", f"Bearer {token}")]
-        url = f"http://localhost:{_PORT}/client"
+        url = f"http://localhost:{_PORT}{path}"
         answer = await http_request(
             "POST",
-            f"{url}/negotiate?hub={HUB}&negotiateVersion=1",
+            f"{url}/negotiate{query}&negotiateVersion=1",
             headers=headers,
             network=network,
         )
@@ -381,7 +402,7 @@ class World:
             raise NegotiateError(f"status {answer.status}")
         id = orjson.loads(answer.body)["connectionToken"]
         async with connect_websocket(
-            f"{url}/?hub={HUB}&id={id}", headers=headers, flusher=self._flusher, network=network
+            f"{url}/{query}&id={id}", headers=headers, flusher=self._flusher, network=network
         ) as websocket:
             yield websocket
 
@@ -442,6 +463,9 @@ class World:
         connections = self._network.of(host)
         if not connections:
             return
+        if event.what.endswith("client"):
+            # The one before it was for negotiate.
+            connections = connections[-1:]
         connection = self._chance.choice(connections)
         self.ledger.fault(event.what, host)
         if event.what.startswith("silence"):
@@ -450,6 +474,11 @@ class World:
             connection.reset()
         else:
             connection.die()
+
+
+def _claims(plan: ClientPlan) -> list[tuple[str, str]]:
+    sticky = [("asrs.s.ssticky", "Required")] if plan.sticky else []
+    return [(NAME_IDENTIFIER, plan.name), *sticky]
 
 
 @attrs.define(eq=False)

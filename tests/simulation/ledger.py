@@ -138,6 +138,7 @@ class Shared:
     """A send to several, and who has to get it."""
 
     server: ServerRun
+    hub: str
     at: float
     group: str | None
     due: dict[str, None]
@@ -241,9 +242,12 @@ class Ledger:
     def fault(self, what: str, whom: str) -> None:
         now = trio.current_time()
         self.note("fault", what, whom)
-        if what.endswith("service"):
+        if what.endswith("service") or (what == "kill" and self.scenario.embedded):
+            # An embedded service dies with its server.
             self.service_fault_at = self.service_fault_at or now
-        elif what.endswith("client"):
+        if what.endswith("service"):
+            return
+        if what.endswith("client"):
             client = self.clients[whom]
             client.cut_at = client.cut_at or now
         else:
@@ -570,12 +574,14 @@ class Ledger:
         membership.inside = inside
         self.note("group", name, group, inside)
 
-    def sharing(self, run: ServerRun, kind: str, whom: str | None) -> int:
+    def sharing(self, run: ServerRun, hub: str, kind: str, whom: str | None) -> int:
         """A send to several is about to be made; its number."""
         number = len(self.sends)
         due: dict[str, None] = {}
         barred: dict[str, int] = {}
         for client in self.clients.values():
+            if client.plan.hub != hub:
+                continue
             if kind == "user" and client.name != whom:
                 barred[client.name] = 0
             elif kind == "group":
@@ -587,7 +593,7 @@ class Ledger:
             elif client.is_open:
                 due[client.name] = None
         self.sends[number] = Shared(
-            run, trio.current_time(), whom if kind == "group" else None, due, barred
+            run, hub, trio.current_time(), whom if kind == "group" else None, due, barred
         )
         self.note("shared", run.name, number, kind, whom)
         return number
@@ -656,6 +662,8 @@ class Ledger:
         client.shared.add(number)
         send = self.sends[number]
         send.due.pop(client.name, None)
+        same = client.plan.hub == send.hub
+        self.check(same, "groups", client.name, "got", number, "of hub", send.hub)
         if client.name in send.barred:
             joins = client.membership(send.group).joins if send.group else 0
             strict = joins == send.barred[client.name]

@@ -19,6 +19,7 @@ from signalr_trio.protocol.encodings import hub_protocol
 from signalr_trio.protocol.framing import Splitter
 from signalr_trio.protocol.hub_protocol import HubProtocol, Peek
 from signalr_trio.protocol.messages import (
+    CancelInvocation,
     HubMessage,
     Invocation,
     StreamInvocation,
@@ -49,6 +50,8 @@ class _Overheard:
         """Read, and not handled yet."""
         self.items: defaultdict[int, deque[Any]] = defaultdict(deque)
         """By call: read, and not taken yet."""
+        self.cancelled: dict[str, None] = {}
+        """Streams that the server was asked to end."""
 
     def splitter(self, max_size: int | None) -> Splitter:
         # A session is made, and asks for it, when the handshake has been accepted.
@@ -68,6 +71,8 @@ class _Overheard:
     def write(self, message: HubMessage) -> bytes:
         if isinstance(message, (Invocation, StreamInvocation)):
             self._ledger.client_sends(self._run, message.arguments[0], message.invocation_id)
+        elif isinstance(message, CancelInvocation):
+            self.cancelled[message.invocation_id] = None
         return self._protocol.write(message)
 
     def peek(self, frame: bytes) -> Peek:
@@ -187,8 +192,11 @@ class ProductClient:
                 async for item in items:
                     self._check(bool(read), "stream", number, "gave", item, "from nowhere")
                     self._check(item == read.popleft(), "stream", number, "gave", item)
-        if not scope.cancelled_caught:
-            answer = self._answer(number)
+        answer = self._answer(number)
+        if scope.cancelled_caught:
+            told = self._run.calls[number].wire_id in self._wire.cancelled
+            self._check(told or answer is not None, "stream", number, "was left, and not cancelled")
+        else:
             self._check(not read, "stream", number, "ended before", read)
             self._check(answer is not None, "stream", number, "ended without an end")
 

@@ -26,6 +26,8 @@ from signalr_trio.protocol.messages import HubMessage, Invocation, Ping, StreamI
 from signalr_trio.protocol.service_messages import OpenConnection
 from signalr_trio.server import GracefulShutdown, HubOptions, HubServer, ShutdownReport
 from signalr_trio.server.client_connection import ClientConnection
+from signalr_trio.server.identity import Identity
+from signalr_trio.server.negotiate import NegotiateRequest
 from signalr_trio.server.served_hub import ServedHub
 from signalr_trio.server.service_connection import ServiceConnection
 from signalr_trio.service.front_door import open_service
@@ -35,7 +37,7 @@ from signalr_trio.tokens import NAME_IDENTIFIER, make_token
 from signalr_trio.transport.http import http_request
 from signalr_trio.transport.stream import Flusher
 from signalr_trio.transport.websocket import connect_websocket
-from tests.simulation.app import HERE, Chat, Here, perform_hook, perform_outside
+from tests.simulation.app import HERE, Chat, Here, News, perform_hook, perform_outside
 from tests.simulation.client import SERVER_TIMEOUT, Client, Connected
 from tests.simulation.determinism import run_deterministically
 from tests.simulation.ledger import ClientRun, Ledger, ServerRun, Violation
@@ -47,7 +49,6 @@ from tests.simulation.sdk_server import SdkOptions, SdkServer
 
 __all__ = ["Outcome", "run"]
 
-HUB = "chat"
 SERVICE = "service"
 #: After the last thing that is planned, everything has to have come to rest within this.
 LIVENESS = 120.0
@@ -58,6 +59,7 @@ _PATIENCE = 20.0
 _PAUSED = 2.0
 _END_OF_TRACEBACK = 1500
 _ENDPOINT = parse_connection_string(DEVELOPMENT)
+_HUBS = {hub.name: hub for hub in (Chat, News)}
 
 
 @attrs.frozen
@@ -118,7 +120,8 @@ class World:
                 if self.scenario.full:
                     background.start_soon(self._flusher.run)
                 async with trio.open_nursery() as nursery:
-                    await self._start_service(nursery)
+                    if not self.scenario.embedded:
+                        await self._start_service(nursery)
                     self._begin(nursery)
                     await self._come_to_rest()
                     self.ledger.judge()
@@ -231,7 +234,7 @@ class World:
     async def _run_own_server(self, running: _RunningServer) -> ShutdownReport:
         plan = running.run.plan
         server = HubServer(
-            DEVELOPMENT,
+            None if self.scenario.embedded else DEVELOPMENT,
             server_id=plan.id,
             shutdown=GracefulShutdown(plan.mode, plan.timeout, stop_timeout=plan.stop_timeout),
             options=HubOptions(
@@ -241,27 +244,41 @@ class World:
             ),
             chance=self._chance,
         )
-        server.map(Chat, f"/{HUB}")
+        for name in self.scenario.hubs:
+            server.map(_HUBS[name], f"/{name}")
         for steps in plan.hooks:
             server.on_shutdown(Chat)(partial(perform_hook, steps=steps))
         running.server = server
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._wait_until_up, running)
             if self.scenario.full:
-                network = self._network.host(plan.name)
-                report = await serve(server, port=None, signals=False, network=network)
+                report = await self._serve(server, plan)
             else:
                 connect = partial(self._connect_own_server, server, plan)
                 report = await server.run(connect)
             nursery.cancel_scope.cancel()
         return report
 
+    async def _serve(self, server: HubServer, plan: ServerPlan) -> ShutdownReport:
+        network = self._network.host(plan.name)
+        if not self.scenario.embedded:
+            return await serve(server, port=None, signals=False, network=network)
+        options = ServiceOptions(**self.scenario.service)
+        return await serve(
+            server,
+            port=_PORT,
+            identify=_identify,
+            signals=False,
+            service_options=options,
+            network=network,
+        )
+
     def _make_sdk_server(self, run: ServerRun) -> SdkServer:
         plan = run.plan
         return SdkServer(
             SdkOptions(plan.id, plan.connections, plan.mode, plan.timeout, plan.parallel),
             Chat,
-            partial(self._connect_server, plan, HUB, agreement=None),
+            partial(self._connect_server, plan, Chat.name, agreement=None),
             _SdkWatch(self.ledger, run),
             self._chance,
             [partial(perform_hook, steps=steps) for steps in plan.hooks],
@@ -366,7 +383,7 @@ class World:
         self, running: _RunningService, transport: Transport, id: str, plan: ClientPlan
     ) -> None:
         claims = _claims(plan)
-        await running.service.serve_client(HUB, transport, connection_id=id, claims=claims)
+        await running.service.serve_client(plan.hub, transport, connection_id=id, claims=claims)
 
     def _connect_product_client(self, plan: ClientPlan, protocol: HubProtocol) -> HubConnection:
         path, query, token = self._address(plan)
@@ -383,8 +400,11 @@ class World:
 
     def _address(self, plan: ClientPlan) -> tuple[str, str, str]:
         """Path and query of a client's requests, and its token."""
-        audience = _ENDPOINT.client_audience(HUB)
-        return "/client", f"?hub={HUB}", make_token(_ENDPOINT.access_key, audience, _claims(plan))
+        if self.scenario.embedded:
+            return f"/{plan.hub}", "?", plan.name
+        audience = _ENDPOINT.client_audience(plan.hub)
+        token = make_token(_ENDPOINT.access_key, audience, _claims(plan))
+        return "/client", f"?hub={plan.hub}", token
 
     @asynccontextmanager
     async def _connect_full_client(self, plan: ClientPlan) -> AsyncGenerator[Connected]:
@@ -479,6 +499,12 @@ class World:
 def _claims(plan: ClientPlan) -> list[tuple[str, str]]:
     sticky = [("asrs.s.ssticky", "Required")] if plan.sticky else []
     return [(NAME_IDENTIFIER, plan.name), *sticky]
+
+
+def _identify(request: NegotiateRequest) -> Identity:
+    """An embedded server takes a client's word for its name."""
+    name = (request.header("authorization") or "").removeprefix("Bearer ")
+    return Identity(claims=((NAME_IDENTIFIER, name),))
 
 
 @attrs.define(eq=False)

@@ -308,6 +308,7 @@ class Ledger:
             if stage.timed_out and stage.name == "clients":
                 reason = self._why_slow(run, stage.duration)
                 self.check(reason is not None, "P7", run.name, "stage 3 timed out:", str(report))
+        self._check_embedded(run, report)
         self._check_count(run, report)
         calm = run.hurried_at is None and run.crashed_at is None and self.service_fault_at is None
         if calm and not report.dropped:
@@ -319,6 +320,16 @@ class Ledger:
         if report.dropped:
             reason = self._why_slow(run, None) or self._why_dropped(run)
             self.check(reason is not None, "P5", run.name, "dropped clients:", str(report))
+
+    def _check_embedded(self, run: ServerRun, report: ShutdownReport) -> None:
+        """Where there never is a target, nobody waits for one: calls end, and clients are told."""
+        clients = [stage for stage in report.stages if stage.name == "clients"]
+        lost = any(client.cut_at is not None for client in self.clients.values())
+        if not self.scenario.embedded or run.plan.mode != "migrate_clients" or lost or not clients:
+            return
+        work = max((self._work(client) for client in run.clients.values()), default=0.0)
+        took = clients[0].duration
+        self.check(took <= work + SLACK, "P9", run.name, "kept its clients for", took, "s")
 
     def _check_count(self, run: ServerRun, report: ShutdownReport) -> None:
         """Each client that was here in the last two stages is in the report."""

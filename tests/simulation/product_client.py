@@ -152,9 +152,7 @@ class ProductClient:
             await trio.sleep_until(plan.leaves)
             self._leave()
 
-    async def _make(
-        self, number: int, call: Call, *, task_status: trio.TaskStatus[None]
-    ) -> None:
+    async def _make(self, number: int, call: Call, *, task_status: trio.TaskStatus[None]) -> None:
         # The call is on its way before the next one is made: no checkpoint lies between.
         task_status.started()
         self._waiting[number] = None

@@ -188,9 +188,7 @@ def _embedded(scenario: Scenario, chance: random.Random) -> Scenario:
 
 def _with_two_hubs(scenario: Scenario, chance: random.Random) -> Scenario:
     """Every server has both, and goes with both."""
-    clients = tuple(
-        attrs.evolve(client, hub=chance.choice(HUBS)) for client in scenario.clients
-    )
+    clients = tuple(attrs.evolve(client, hub=chance.choice(HUBS)) for client in scenario.clients)
     return attrs.evolve(scenario, hubs=HUBS, clients=clients)
 
 

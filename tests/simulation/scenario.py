@@ -159,7 +159,9 @@ def draw(seed: int) -> Scenario:
         return scenario
     if theme < 0.03:
         return _embedded(scenario, chance)
-    return _with_two_hubs(scenario, chance) if theme < 0.07 else scenario
+    if theme < 0.07:
+        return _with_two_hubs(scenario, chance)
+    return attrs.evolve(scenario, full=True) if theme < 0.14 else scenario
 
 
 def _embedded(scenario: Scenario, chance: random.Random) -> Scenario:
@@ -221,7 +223,7 @@ class _Draw:
         events += self._background(servers)
         return Scenario(
             self._seed,
-            full=self._maybe(0.1) and all(server.kind == "own" for server in servers),
+            full=self._maybe(0.04) and all(server.kind == "own" for server in servers),
             service=self._service(),
             servers=servers,
             clients=clients,

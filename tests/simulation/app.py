@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import trio
@@ -14,7 +14,7 @@ from signalr_trio.hub import ConnectionMigrationFeature, Hub, HubContext
 from tests.simulation.ledger import Ledger, ServerRun
 from tests.simulation.scenario import Steps
 
-__all__ = ["HERE", "Chat", "Here", "perform_hook", "perform_outside"]
+__all__ = ["HERE", "Chat", "Here", "News", "perform_hook", "perform_outside"]
 
 
 @attrs.frozen
@@ -29,6 +29,9 @@ HERE: ContextVar[Here] = ContextVar("simulation_here")
 
 
 class Chat(Hub):
+    #: As the service knows it.
+    name: ClassVar = "chat"
+
     async def on_connected(self) -> None:
         here, name = HERE.get(), self._name
         feature = self.context.features.get(ConnectionMigrationFeature)
@@ -115,7 +118,7 @@ class Chat(Hub):
                 if feature is not None:
                     feature.state = "x" * values[0]
             else:
-                await _perform_anywhere(self, what, values)
+                await _perform_anywhere(self, self.name, what, values)
 
     async def _tell(self) -> None:
         here, name = HERE.get(), self._name
@@ -136,10 +139,16 @@ class Chat(Hub):
         here.ledger.group_changed(here.server, name, group, inside=joins)
 
 
+class News(Chat):
+    """Another hub of the same servers; what is sent in one does not reach the other."""
+
+    name: ClassVar = "news"
+
+
 async def perform_outside(context: HubContext, steps: Steps) -> None:
-    """Steps of a background task."""
+    """Steps of a background task, which belongs to ``Chat`` as hooks do."""
     for what, *values in steps:
-        await _perform_anywhere(context, what, values)
+        await _perform_anywhere(context, Chat.name, what, values)
 
 
 async def perform_hook(context: HubContext, *, steps: Steps) -> None:
@@ -151,20 +160,22 @@ async def perform_hook(context: HubContext, *, steps: Steps) -> None:
         here.ledger.hook(here.server, begins=False)
 
 
-async def _perform_anywhere(sender: Hub | HubContext, what: str, values: list[Any]) -> None:
+async def _perform_anywhere(
+    sender: Hub | HubContext, hub: str, what: str, values: list[Any]
+) -> None:
     if what == "sleep":
         await trio.sleep(values[0])
     elif what == "fail":
         raise HubError("as planned")
     elif what in ("all", "group", "user"):
-        await _share(sender, what, values[0] if values else None)
+        await _share(sender, hub, what, values[0] if values else None)
     else:
         raise ValueError(f"there is no step {what!r}")
 
 
-async def _share(sender: Hub | HubContext, kind: str, whom: str | None) -> None:
+async def _share(sender: Hub | HubContext, hub: str, kind: str, whom: str | None) -> None:
     here = HERE.get()
-    number = here.ledger.sharing(here.server, kind, whom)
+    number = here.ledger.sharing(here.server, hub, kind, whom)
     proxy = sender.clients.all
     if whom is not None:
         proxy = sender.clients.group(whom) if kind == "group" else sender.clients.user(whom)

@@ -29,9 +29,9 @@ from signalr_trio.protocol.messages import (
 )
 from tests.simulation.ledger import ClientRun, Ledger
 
-__all__ = ["Client", "Connected"]
+__all__ = ["SERVER_TIMEOUT", "Client", "Connected"]
 
-_SERVER_TIMEOUT = 30.0
+SERVER_TIMEOUT = 30.0
 _HANGS_UP = 0.5
 
 
@@ -131,7 +131,7 @@ class Client:
 
     async def _ping(self) -> None:
         await self._greeted.wait()
-        timeout = self._ledger.scenario.service.get("client_timeout", _SERVER_TIMEOUT)
+        timeout = self._ledger.scenario.service.get("client_timeout", SERVER_TIMEOUT)
         while self._run.plan.pings:
             self._write(Ping())
             await trio.sleep(timeout / 3)
@@ -167,7 +167,7 @@ class Client:
 
     async def _receive(self) -> bytes:
         # Behind a Close there is nothing to wait for, but to see that there is nothing.
-        with trio.move_on_after(_SERVER_TIMEOUT if self._run.close is None else _HANGS_UP):
+        with trio.move_on_after(SERVER_TIMEOUT if self._run.close is None else _HANGS_UP):
             return await self._connection.receive()
         raise ConnectionClosed("nothing came for too long")
 

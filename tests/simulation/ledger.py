@@ -138,6 +138,7 @@ class Shared:
     """A send to several, and who has to get it."""
 
     server: ServerRun
+    hub: str
     at: float
     group: str | None
     due: dict[str, None]
@@ -241,9 +242,12 @@ class Ledger:
     def fault(self, what: str, whom: str) -> None:
         now = trio.current_time()
         self.note("fault", what, whom)
-        if what.endswith("service"):
+        if what.endswith("service") or (what == "kill" and self.scenario.embedded):
+            # An embedded service dies with its server.
             self.service_fault_at = self.service_fault_at or now
-        elif what.endswith("client"):
+        if what.endswith("service"):
+            return
+        if what.endswith("client"):
             client = self.clients[whom]
             client.cut_at = client.cut_at or now
         else:
@@ -304,6 +308,7 @@ class Ledger:
             if stage.timed_out and stage.name == "clients":
                 reason = self._why_slow(run, stage.duration)
                 self.check(reason is not None, "P7", run.name, "stage 3 timed out:", str(report))
+        self._check_embedded(run, report)
         self._check_count(run, report)
         calm = run.hurried_at is None and run.crashed_at is None and self.service_fault_at is None
         if calm and not report.dropped:
@@ -315,6 +320,16 @@ class Ledger:
         if report.dropped:
             reason = self._why_slow(run, None) or self._why_dropped(run)
             self.check(reason is not None, "P5", run.name, "dropped clients:", str(report))
+
+    def _check_embedded(self, run: ServerRun, report: ShutdownReport) -> None:
+        """Where there never is a target, nobody waits for one: calls end, and clients are told."""
+        clients = [stage for stage in report.stages if stage.name == "clients"]
+        lost = any(client.cut_at is not None for client in self.clients.values())
+        if not self.scenario.embedded or run.plan.mode != "migrate_clients" or lost or not clients:
+            return
+        work = max((self._work(client) for client in run.clients.values()), default=0.0)
+        took = clients[0].duration
+        self.check(took <= work + SLACK, "P9", run.name, "kept its clients for", took, "s")
 
     def _check_count(self, run: ServerRun, report: ShutdownReport) -> None:
         """Each client that was here in the last two stages is in the report."""
@@ -570,12 +585,14 @@ class Ledger:
         membership.inside = inside
         self.note("group", name, group, inside)
 
-    def sharing(self, run: ServerRun, kind: str, whom: str | None) -> int:
+    def sharing(self, run: ServerRun, hub: str, kind: str, whom: str | None) -> int:
         """A send to several is about to be made; its number."""
         number = len(self.sends)
         due: dict[str, None] = {}
         barred: dict[str, int] = {}
         for client in self.clients.values():
+            if client.plan.hub != hub:
+                continue
             if kind == "user" and client.name != whom:
                 barred[client.name] = 0
             elif kind == "group":
@@ -587,7 +604,7 @@ class Ledger:
             elif client.is_open:
                 due[client.name] = None
         self.sends[number] = Shared(
-            run, trio.current_time(), whom if kind == "group" else None, due, barred
+            run, hub, trio.current_time(), whom if kind == "group" else None, due, barred
         )
         self.note("shared", run.name, number, kind, whom)
         return number
@@ -656,6 +673,8 @@ class Ledger:
         client.shared.add(number)
         send = self.sends[number]
         send.due.pop(client.name, None)
+        same = client.plan.hub == send.hub
+        self.check(same, "groups", client.name, "got", number, "of hub", send.hub)
         if client.name in send.barred:
             joins = client.membership(send.group).joins if send.group else 0
             strict = joins == send.barred[client.name]

@@ -495,6 +495,50 @@ MUTATIONS: Final[Sequence[Mutation]] = [
         "                client.connection_lost()\n",
         "                pass\n",
     ),
+    # -- several hubs, and the service in the same process ----------------------------------
+    Mutation(
+        "all hubs share their clients",
+        "service.service",
+        "        return self._hubs[name]\n",
+        "        return next(iter(self._hubs.values()))\n",
+    ),
+    Mutation(
+        "clients of an embedded service are not told to go",
+        "server.shutdown",
+        "                        client.drop(_EMBEDDED)\n",
+        "                        pass\n",
+    ),
+    # -- the client -------------------------------------------------------------------------
+    Mutation(
+        "the client gives out the items of a stream in the wrong order",
+        "client.calls",
+        "        self._items.append(item)\n",
+        "        self._items.appendleft(item)\n",
+    ),
+    Mutation(
+        "the client's calls wait on when its connection is lost",
+        "client.session",
+        "                one.fail(_lost(error))\n",
+        "                pass\n",
+    ),
+    Mutation(
+        "the client runs its handlers side by side",
+        "client.session",
+        "                self._invocations.put(message)\n",
+        "                self._nursery.start_soon(self._handlers.handle, message)\n",
+    ),
+    Mutation(
+        "the client does not cancel a stream that it leaves",
+        "client.session",
+        "                    self.write(CancelInvocation(call_id))\n",
+        "                    pass\n",
+    ),
+    Mutation(
+        "the client hears of no errors of its calls",
+        "client.calls",
+        "            self._error = HubError(completion.error)\n",
+        "            pass\n",
+    ),
 ]
 
 

@@ -10,6 +10,7 @@ import attrs
 __all__ = [
     "CRASHES",
     "FAULTS",
+    "HUBS",
     "Call",
     "ClientPlan",
     "Event",
@@ -24,8 +25,13 @@ __all__ = [
 Steps = tuple[tuple[Any, ...], ...]
 
 CRASHES: Final = ("kill", "cut_link", "silence_link", "kill_service", "stop_service")
+_OF_CLIENTS: Final = ("cut_client", "silence_client")
 #: Faults of the network and of processes; all other events are what the promises are about.
-FAULTS: Final = (*CRASHES, "cut_client", "silence_client")
+FAULTS: Final = (*CRASHES, *_OF_CLIENTS)
+HUBS: Final = ("chat", "news")
+#: What cannot befall a server that has the service in it, but it as a whole.
+_OF_LINKS: Final = ("cut_link", "silence_link", "kill_service", "stop_service")
+_THEMES: Final = 0x5EED
 
 
 @attrs.frozen
@@ -57,6 +63,7 @@ class ClientPlan:
     """Whether it leaves with a hub Close; else the socket just ends."""
     slow_handshake: float = 0.0
     protocol: str = "json"
+    hub: str = "chat"
     sticky: bool = False
     pings: bool = True
     stops_reading: tuple[float, float] | None = None
@@ -64,6 +71,11 @@ class ClientPlan:
     on_connected: Steps = ()
     on_disconnected: Steps = ()
     calls: tuple[Call, ...] = ()
+
+    @property
+    def behaves(self) -> bool:
+        """Whether it does nothing that the product's own client would not do."""
+        return not self.slow_handshake and self.pings and self.stops_reading is None
 
     @property
     def work(self) -> float:
@@ -107,8 +119,11 @@ class Scenario:
     seed: int
     full: bool = False
     """Whether HTTP and WebSockets are in it; else links and sessions are on pipes."""
+    embedded: bool = False
+    """Whether the one server has the service in it; always ``full``."""
     latency: float | None = None
     """Of all connections; without it each has its own."""
+    hubs: tuple[str, ...] = HUBS[:1]
     service: dict[str, Any] = attrs.field(factory=dict)
     servers: tuple[ServerPlan, ...] = ()
     clients: tuple[ClientPlan, ...] = ()
@@ -136,7 +151,47 @@ def duration(steps: Steps) -> float:
 
 
 def draw(seed: int) -> Scenario:
-    return _Draw(seed).scenario()
+    scenario = _Draw(seed).scenario()
+    # Dice of their own: what other seeds mean does not change.
+    chance = random.Random(seed ^ _THEMES)
+    theme = chance.random()
+    if any(server.kind != "own" for server in scenario.servers):
+        return scenario
+    if theme < 0.03:
+        return _embedded(scenario, chance)
+    if theme < 0.07:
+        return _with_two_hubs(scenario, chance)
+    return attrs.evolve(scenario, full=True) if theme < 0.14 else scenario
+
+
+def _embedded(scenario: Scenario, chance: random.Random) -> Scenario:
+    """One server with a service in it, in any mode; there is nobody to hand over to."""
+    mode = chance.choice(("migrate_clients", "wait_for_clients_close", "off"))
+    server = attrs.evolve(scenario.servers[0], starts=0.0, mode=mode)
+    events = [
+        attrs.evolve(event, whom=event.whom if event.what in _OF_CLIENTS else server.name)
+        for event in scenario.events
+        if event.what not in ("shutdown", *_OF_LINKS)
+    ]
+    events.append(Event(0.5 + chance.random() * 2.0, "shutdown", server.name))
+    return attrs.evolve(
+        scenario,
+        full=True,
+        embedded=True,
+        servers=(server,),
+        # Its port is open when it runs; most come a little later.
+        clients=tuple(
+            attrs.evolve(client, sticky=False, connects=client.connects + chance.random())
+            for client in scenario.clients
+        ),
+        events=tuple(sorted(events, key=lambda event: event.at)),
+    )
+
+
+def _with_two_hubs(scenario: Scenario, chance: random.Random) -> Scenario:
+    """Every server has both, and goes with both."""
+    clients = tuple(attrs.evolve(client, hub=chance.choice(HUBS)) for client in scenario.clients)
+    return attrs.evolve(scenario, hubs=HUBS, clients=clients)
 
 
 class _Draw:

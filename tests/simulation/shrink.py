@@ -40,6 +40,8 @@ def _promise(scenario: Scenario) -> str | None:
 
 
 def _smaller(scenario: Scenario) -> Iterator[Scenario]:
+    if scenario.full and not scenario.embedded:
+        yield attrs.evolve(scenario, full=False)
     for name in ("clients", "servers", "events"):
         for rest in _without_one(getattr(scenario, name)):
             if rest or name == "events":

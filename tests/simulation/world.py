@@ -15,36 +15,40 @@ import orjson
 import trio
 
 from signalr_trio.background import open_background
+from signalr_trio.client import HubConnection
 from signalr_trio.connection_string import DEVELOPMENT, parse_connection_string
 from signalr_trio.errors import ConnectionClosed, NegotiateError, SignalRError
 from signalr_trio.hosting import serve
 from signalr_trio.link.link import Agreement, Link
 from signalr_trio.link.websocket import WebSocketLink
+from signalr_trio.protocol.hub_protocol import HubProtocol
 from signalr_trio.protocol.messages import HubMessage, Invocation, Ping, StreamInvocation
 from signalr_trio.protocol.service_messages import OpenConnection
 from signalr_trio.server import GracefulShutdown, HubOptions, HubServer, ShutdownReport
 from signalr_trio.server.client_connection import ClientConnection
+from signalr_trio.server.identity import Identity
+from signalr_trio.server.negotiate import NegotiateRequest
 from signalr_trio.server.served_hub import ServedHub
 from signalr_trio.server.service_connection import ServiceConnection
 from signalr_trio.service.front_door import open_service
 from signalr_trio.service.options import ServiceOptions
 from signalr_trio.service.service import Service
-from signalr_trio.tokens import NAME_IDENTIFIER, Claims, make_token
+from signalr_trio.tokens import NAME_IDENTIFIER, make_token
 from signalr_trio.transport.http import http_request
 from signalr_trio.transport.stream import Flusher
 from signalr_trio.transport.websocket import connect_websocket
-from tests.simulation.app import HERE, Chat, Here, perform_hook, perform_outside
-from tests.simulation.client import Client, Connected
+from tests.simulation.app import HERE, Chat, Here, News, perform_hook, perform_outside
+from tests.simulation.client import SERVER_TIMEOUT, Client, Connected
 from tests.simulation.determinism import run_deterministically
 from tests.simulation.ledger import ClientRun, Ledger, ServerRun, Violation
 from tests.simulation.network import SimulatedNetwork, Socket, Transport
+from tests.simulation.product_client import ProductClient
 from tests.simulation.scenario import ClientPlan, Event, Scenario, ServerPlan
 from tests.simulation.sdk_client import SdkClient
 from tests.simulation.sdk_server import SdkOptions, SdkServer
 
 __all__ = ["Outcome", "run"]
 
-HUB = "chat"
 SERVICE = "service"
 #: After the last thing that is planned, everything has to have come to rest within this.
 LIVENESS = 120.0
@@ -55,6 +59,7 @@ _PATIENCE = 20.0
 _PAUSED = 2.0
 _END_OF_TRACEBACK = 1500
 _ENDPOINT = parse_connection_string(DEVELOPMENT)
+_HUBS = {hub.name: hub for hub in (Chat, News)}
 
 
 @attrs.frozen
@@ -104,7 +109,7 @@ class World:
         self._network = SimulatedNetwork(random.Random(scenario.seed + 1), scenario.latency)
         self._service: _RunningService | None = None
         self._servers: dict[str, _RunningServer] = {}
-        self._clients: dict[str, Client] = {}
+        self._clients: dict[str, Client | ProductClient] = {}
         self._flusher = Flusher()
 
     # -- the whole --------------------------------------------------------------------------
@@ -115,7 +120,8 @@ class World:
                 if self.scenario.full:
                     background.start_soon(self._flusher.run)
                 async with trio.open_nursery() as nursery:
-                    await self._start_service(nursery)
+                    if not self.scenario.embedded:
+                        await self._start_service(nursery)
                     self._begin(nursery)
                     await self._come_to_rest()
                     self.ledger.judge()
@@ -228,7 +234,7 @@ class World:
     async def _run_own_server(self, running: _RunningServer) -> ShutdownReport:
         plan = running.run.plan
         server = HubServer(
-            DEVELOPMENT,
+            None if self.scenario.embedded else DEVELOPMENT,
             server_id=plan.id,
             shutdown=GracefulShutdown(plan.mode, plan.timeout, stop_timeout=plan.stop_timeout),
             options=HubOptions(
@@ -238,27 +244,41 @@ class World:
             ),
             chance=self._chance,
         )
-        server.map(Chat, f"/{HUB}")
+        for name in self.scenario.hubs:
+            server.map(_HUBS[name], f"/{name}")
         for steps in plan.hooks:
             server.on_shutdown(Chat)(partial(perform_hook, steps=steps))
         running.server = server
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._wait_until_up, running)
             if self.scenario.full:
-                network = self._network.host(plan.name)
-                report = await serve(server, port=None, signals=False, network=network)
+                report = await self._serve(server, plan)
             else:
                 connect = partial(self._connect_own_server, server, plan)
                 report = await server.run(connect)
             nursery.cancel_scope.cancel()
         return report
 
+    async def _serve(self, server: HubServer, plan: ServerPlan) -> ShutdownReport:
+        network = self._network.host(plan.name)
+        if not self.scenario.embedded:
+            return await serve(server, port=None, signals=False, network=network)
+        options = ServiceOptions(**self.scenario.service)
+        return await serve(
+            server,
+            port=_PORT,
+            identify=_identify,
+            signals=False,
+            service_options=options,
+            network=network,
+        )
+
     def _make_sdk_server(self, run: ServerRun) -> SdkServer:
         plan = run.plan
         return SdkServer(
             SdkOptions(plan.id, plan.connections, plan.mode, plan.timeout, plan.parallel),
             Chat,
-            partial(self._connect_server, plan, HUB, agreement=None),
+            partial(self._connect_server, plan, Chat.name, agreement=None),
             _SdkWatch(self.ledger, run),
             self._chance,
             [partial(perform_hook, steps=steps) for steps in plan.hooks],
@@ -315,6 +335,11 @@ class World:
         run = self.ledger.clients[plan.name]
         await trio.sleep_until(plan.connects)
         try:
+            if self.scenario.full and plan.behaves:
+                connect = partial(self._connect_product_client, plan)
+                client = self._clients[plan.name] = ProductClient(self.ledger, run, connect)
+                await client.play()
+                return
             async with self._connect_client(plan, run) as connection:
                 client = self._clients[plan.name] = Client(self.ledger, run, connection)
                 await client.play()
@@ -324,11 +349,8 @@ class World:
 
     @asynccontextmanager
     async def _connect_client(self, plan: ClientPlan, run: ClientRun) -> AsyncGenerator[Connected]:
-        claims: Claims = [(NAME_IDENTIFIER, plan.name)]
-        if plan.sticky:
-            claims.append(("asrs.s.ssticky", "Required"))
         if self.scenario.full:
-            async with self._connect_full_client(plan, claims) as connection:
+            async with self._connect_full_client(plan) as connection:
                 yield connection
             return
         service = self._service
@@ -338,7 +360,7 @@ class World:
         far = Transport(connection.there, connection.back)
         far.on_read = partial(self._check_reading, service.service, far)
         id = service.service.new_id()
-        service.acceptor.start_soon(self._accept_client, service, far, id, claims)
+        service.acceptor.start_soon(self._accept_client, service, far, id, plan)
         near = Socket(connection.back, connection.there)
         yield near
 
@@ -358,22 +380,41 @@ class World:
         self.ledger.check(held == service.held_size, "P8", held, "are held, not", service.held_size)
 
     async def _accept_client(
-        self, running: _RunningService, transport: Transport, id: str, claims: Claims
+        self, running: _RunningService, transport: Transport, id: str, plan: ClientPlan
     ) -> None:
-        await running.service.serve_client(HUB, transport, connection_id=id, claims=claims)
+        claims = _claims(plan)
+        await running.service.serve_client(plan.hub, transport, connection_id=id, claims=claims)
+
+    def _connect_product_client(self, plan: ClientPlan, protocol: HubProtocol) -> HubConnection:
+        path, query, token = self._address(plan)
+        return HubConnection(
+            f"http://localhost:{_PORT}{path}/{query}",
+            protocol=protocol,
+            access_token=token,
+            reconnect=None,
+            keep_alive=self.scenario.service.get("client_timeout", SERVER_TIMEOUT) / 3,
+            server_timeout=SERVER_TIMEOUT,
+            handshake_timeout=SERVER_TIMEOUT,
+            network=self._network.host(plan.name),
+        )
+
+    def _address(self, plan: ClientPlan) -> tuple[str, str, str]:
+        """Path and query of a client's requests, and its token."""
+        if self.scenario.embedded:
+            return f"/{plan.hub}", "?", plan.name
+        audience = _ENDPOINT.client_audience(plan.hub)
+        token = make_token(_ENDPOINT.access_key, audience, _claims(plan))
+        return "/client", f"?hub={plan.hub}", token
 
     @asynccontextmanager
-    async def _connect_full_client(
-        self, plan: ClientPlan, claims: Claims
-    ) -> AsyncGenerator[Connected]:
+    async def _connect_full_client(self, plan: ClientPlan) -> AsyncGenerator[Connected]:
         network = self._network.host(plan.name)
-        audience = _ENDPOINT.client_audience(HUB)
-        token = make_token(_ENDPOINT.access_key, audience, list(claims))
+        path, query, token = self._address(plan)
         headers = [("Authorization", f"Bearer {token}")]
-        url = f"http://localhost:{_PORT}/client"
+        url = f"http://localhost:{_PORT}{path}"
         answer = await http_request(
             "POST",
-            f"{url}/negotiate?hub={HUB}&negotiateVersion=1",
+            f"{url}/negotiate{query}&negotiateVersion=1",
             headers=headers,
             network=network,
         )
@@ -381,7 +422,7 @@ class World:
             raise NegotiateError(f"status {answer.status}")
         id = orjson.loads(answer.body)["connectionToken"]
         async with connect_websocket(
-            f"{url}/?hub={HUB}&id={id}", headers=headers, flusher=self._flusher, network=network
+            f"{url}/{query}&id={id}", headers=headers, flusher=self._flusher, network=network
         ) as websocket:
             yield websocket
 
@@ -442,6 +483,9 @@ class World:
         connections = self._network.of(host)
         if not connections:
             return
+        if event.what.endswith("client"):
+            # The one before it was for negotiate.
+            connections = connections[-1:]
         connection = self._chance.choice(connections)
         self.ledger.fault(event.what, host)
         if event.what.startswith("silence"):
@@ -450,6 +494,17 @@ class World:
             connection.reset()
         else:
             connection.die()
+
+
+def _claims(plan: ClientPlan) -> list[tuple[str, str]]:
+    sticky = [("asrs.s.ssticky", "Required")] if plan.sticky else []
+    return [(NAME_IDENTIFIER, plan.name), *sticky]
+
+
+def _identify(request: NegotiateRequest) -> Identity:
+    """An embedded server takes a client's word for its name."""
+    name = (request.header("authorization") or "").removeprefix("Bearer ")
+    return Identity(claims=((NAME_IDENTIFIER, name),))
 
 
 @attrs.define(eq=False)

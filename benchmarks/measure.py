@@ -22,8 +22,8 @@ __all__ = [
     "figures_of",
     "measure",
     "open_load",
-    "phase_of",
     "plan_of",
+    "warm_phase",
 ]
 
 #: What a measurement found: name -> figure.
@@ -190,6 +190,19 @@ async def phase_of(load: LoadGenerator, seconds: float) -> dict[str, Any]:
     raise LoadFailed("nothing came back")
 
 
+async def warm_phase(
+    load: LoadGenerator, setting: Setting, rate: float | None, seconds: float
+) -> dict[str, Any]:
+    """Begins to load (``rate``: a second; None: as fast as answers come), warms up, and measures.
+
+    Raises LoadFailed if nothing comes back.
+    """
+    await load.begin(rate)
+    await trio.sleep(setting.warm_up)
+    await load.mark()
+    return await phase_of(load, seconds)
+
+
 async def measure(
     setting: Setting,
     contestant: Contestant,
@@ -207,16 +220,11 @@ async def measure(
         contestant.start(cores) as running,
         open_load(running, contestant, encoding, work, cores) as load,
     ):
-        await load.begin(work.rate)
-        await trio.sleep(setting.warm_up)
-        await load.mark()
-        phase = await phase_of(load, setting.seconds)
+        phase = await warm_phase(load, setting, work.rate, setting.seconds)
         half: Figures = {}
         if half_load:
-            await load.begin(phase["completed"] / phase["seconds"] / 2)
-            await trio.sleep(setting.warm_up)
-            await load.mark()
-            latency = (await phase_of(load, setting.seconds / 2))["latency"]
+            rate = phase["completed"] / phase["seconds"] / 2
+            latency = (await warm_phase(load, setting, rate, setting.seconds / 2))["latency"]
             half = {"half_p50_ms": latency["p50"], "half_p99_ms": latency["p99"]}
         checked = await load.stop()
     return {**figures_of(phase, running, checked), "skipped": phase["skipped"], **half}

@@ -7,11 +7,10 @@ guide's latency limit is 1 s for 99 % of the messages; here it is 100 ms.
 from __future__ import annotations
 
 import attrs
-import trio
 
 from benchmarks.contestants import Contestant
 from benchmarks.load.generator import LoadFailed
-from benchmarks.measure import Figures, Setting, Work, figures_of, open_load, phase_of
+from benchmarks.measure import Figures, Setting, Work, figures_of, open_load, warm_phase
 
 __all__ = ["UNITS", "Unit", "units"]
 
@@ -93,10 +92,7 @@ async def _try(
         contestant.start(cores) as running,
         open_load(running, contestant, encoding, work, cores) as load,
     ):
-        await load.begin(work.rate)
-        await trio.sleep(setting.warm_up)
-        await load.mark()
-        phase = await phase_of(load, setting.seconds)
+        phase = await warm_phase(load, setting, work.rate, setting.seconds)
         late = phase["skipped"] or phase["latency"]["p99"] > _LIMIT_MS
         if late and not setting.small:
             return None

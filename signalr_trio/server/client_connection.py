@@ -468,7 +468,12 @@ class ClientConnection:
             self.connection.send(ConnectionData(self.id, payload, DataMessageType.OTHER))
 
     async def writable(self) -> None:
-        """Waits while the line to the service is full."""
+        """Waits while the line to the service is full.
+
+        Others get their turn in any case: while nothing is sent (a pause, a line that takes no more)
+        the line is never full, and a stream may wait for nothing else.
+        """
+        await trio.lowlevel.checkpoint()
         await self.connection.drained()
 
     def pause(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -394,6 +395,36 @@ async def test_resume_alone_moves_a_client(autojump_clock: MockClock, story: Sto
         client.connection = second
         assert await client.result(client.invoke("echo", "x")) == "x"
         assert "disconnected" not in story.events
+
+
+async def test_a_stream_to_a_paused_client_lets_others_run(autojump_clock: MockClock) -> None:
+    """Nothing of it is sent, so the line is never full; and it waits for nothing else."""
+    turns = 0
+    over = False
+
+    class Chat(Hub):
+        async def numbers(self) -> AsyncIterator[int]:
+            nonlocal over
+            for number in range(1000):
+                yield number
+            over = True
+
+    async with serving(Chat) as served, trio.open_nursery() as nursery:
+        connection = served.service.connections[0]
+        client = await served.service.connected()
+        connection.send(control(client, FlowControlOperation.PAUSE))
+        await served.service.until(lambda: connection.received(ConnectionFlowControl))
+        client.stream("numbers")
+
+        async def take_turns() -> None:
+            nonlocal turns
+            while not over:
+                await trio.lowlevel.checkpoint()
+                turns += 1
+
+        nursery.start_soon(take_turns)
+        await wait_all_tasks_blocked()
+    assert turns > 500
 
 
 async def test_a_pause_of_a_client_that_is_not_here_is_ignored(

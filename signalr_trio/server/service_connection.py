@@ -181,7 +181,7 @@ class ServiceConnection:
         self._heard_at = trio.current_time()
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._watch, nursery.cancel_scope)
+                nursery.start_soon(self._watch, link, nursery.cancel_scope)
                 try:
                     await self._receive(link)
                 except (ConnectionClosed, ProtocolError) as end:
@@ -216,7 +216,7 @@ class ServiceConnection:
         self.first_try.set()
         log.info("%r is up", self)
 
-    async def _watch(self, scope: trio.CancelScope) -> None:
+    async def _watch(self, link: Link, scope: trio.CancelScope) -> None:
         began = trio.current_time()
         timeout = self.hub.options.server_timeout
         while True:
@@ -224,6 +224,8 @@ class ServiceConnection:
             if trio.current_time() >= deadline:
                 log.warning("%r: nothing came from the service for too long: given up", self)
                 scope.cancel()
+                # Closed politely, it would wait for an answer from who does not answer.
+                await link.aclose(timeout=0)
             await trio.sleep_until(deadline)
 
     def _lost(self) -> None:

@@ -158,3 +158,19 @@ def test_nothing_is_sent_on_a_connection_that_is_being_closed() -> None:
             ),
         )
     )
+
+
+def test_a_link_that_fell_silent_is_not_closed_politely() -> None:
+    """Given up, its close waited 5 s for an answer, in the middle of which the server stopped."""
+    _keeps_every_promise(
+        Scenario(
+            802378,
+            full=True,
+            servers=(ServerPlan("s0", "s0", stop_timeout=0.5),),
+            clients=(ClientPlan("c1"),),
+            events=(
+                Event(0.4588452622859694, "silence_link", whom="s0", lossy=True),
+                Event(0.8557575028385411, "shutdown", whom="s0"),
+            ),
+        )
+    )

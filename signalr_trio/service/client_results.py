@@ -7,6 +7,7 @@ Only what an SDK server asks of its own client stays in the line: there it looks
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import trio
@@ -26,10 +27,11 @@ if TYPE_CHECKING:
 
 __all__ = ["AwaitedResults", "refuse"]
 
-#: An SDK server drops an answer that comes within a millisecond or so of the first question of its
-#: process, and would wait for ever (seen with 1.34: it seems to note that it waits only when the
-#: question is out). It ignores a second answer, so one that comes so soon is given again, later.
-_SOON = 1.0
+#: For so many seconds after a question, and after the first of its process, an SDK server may not
+#: have noted yet that it waits (seen with 1.34: it asks first, and compiles on the way). What it is
+#: told before that is lost, or taken for an answer without a result, and it would wait for ever.
+_NOTED = 0.02
+_FIRST_NOTED = 0.5
 
 
 def refuse(one: ServerConnection, message: ClientInvocation, error: str) -> None:
@@ -40,12 +42,17 @@ def refuse(one: ServerConnection, message: ClientInvocation, error: str) -> None
 class _Question:
     """What one server asked."""
 
-    __slots__ = ("_asked", "_asked_at", "asker")
+    __slots__ = ("_asked", "asker", "noted_at")
 
     def __init__(self, asker: ServerConnection, asked: ClientInvocation) -> None:
         self.asker = asker
         self._asked = asked
-        self._asked_at = trio.current_time()
+        self.noted_at = _noted_at(asker)
+        """The time from which on its server may be told of an answer."""
+
+    @property
+    def id(self) -> str:
+        return self._asked.invocation_id
 
     def answer(self, protocol: str, payload: bytes) -> None:
         asked = self._asked
@@ -64,13 +71,13 @@ class _Question:
         )
 
     def _send_back(self, message: ServiceMessage) -> None:
-        self._send(message)
-        is_soon = trio.current_time() - self._asked_at < _SOON
-        if is_soon and not self.asker.server.releases:
-            self.asker.service.start_soon(self._send_again, message)
+        if trio.current_time() < self.noted_at:
+            self.asker.service.start_soon(self._send_later, message)
+        else:
+            self._send(message)
 
-    async def _send_again(self, message: ServiceMessage) -> None:
-        await trio.sleep(_SOON)
+    async def _send_later(self, message: ServiceMessage) -> None:
+        await trio.sleep_until(self.noted_at)
         self._send(message)
 
     def _send(self, message: ServiceMessage) -> None:
@@ -80,6 +87,15 @@ class _Question:
             if way in hub.connections:
                 way.link.send(message)
                 return
+
+
+def _noted_at(asker: ServerConnection) -> float:
+    server, now = asker.server, trio.current_time()
+    if server.releases:
+        return now
+    if server.asked_at is None:
+        server.asked_at = now
+    return max(now + _NOTED, server.asked_at + _FIRST_NOTED)
 
 
 class AwaitedResults:
@@ -109,15 +125,28 @@ class AwaitedResults:
         Raises ProtocolError for what is no completion after all: no server judges it before it
         reaches who asked, who may be another's.
         """
-        if peek.type != MessageType.COMPLETION or peek.invocation_id not in self._questions:
+        question = self._answered_by(peek)
+        if question is None:
             return False
-        if self._stays_in_line(self._questions[peek.invocation_id].asker):
-            del self._questions[peek.invocation_id]
+        if self._stays_in_line(question.asker):
+            del self._questions[question.id]
             return False
         self._session.protocol.parse(frame)
-        question = self._questions.pop(peek.invocation_id)
+        del self._questions[question.id]
         question.answer(self._session.protocol.name, frame)
         return True
+
+    def _answered_by(self, peek: Peek) -> _Question | None:
+        if peek.type != MessageType.COMPLETION or peek.invocation_id is None:
+            return None
+        return self._questions.get(peek.invocation_id)
+
+    async def noted(self, messages: Iterable[bytes]) -> None:
+        """Waits until the answers among what the client sent may go on in its line."""
+        for message in messages:
+            question = self._answered_by(self._session.protocol.peek(message))
+            if question is not None and self._stays_in_line(question.asker):
+                await trio.sleep_until(question.noted_at)
 
     def forget(self, one: ServerConnection, invocation_id: str) -> None:
         """The server that asked has its answer, or wants none any more."""

@@ -57,6 +57,8 @@ class Server:
         self.fin_at: float | None = None
         """When the first FIN came: since then the server is draining."""
         self.finack_at = 0.0
+        self.asked_at: float | None = None
+        """When it first awaited a result from a client."""
         self.wants_migration = False
         self.look_again = trio.lowlevel.ParkingLot()
         """Unparked when a client that could not be moved may be able to."""

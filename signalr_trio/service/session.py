@@ -172,10 +172,13 @@ class ClientSession:
             rest = await self._shake_hands()
             if rest is None:
                 return
-            self._take(rest)
+            self._pass_on(self._messages_in(rest))
             while True:
                 await self._may_read()
-                self._take(await self._transport.receive())
+                messages = self._messages_in(await self._transport.receive())
+                if self.awaited is not None:
+                    await self.awaited.noted(messages)
+                self._pass_on(messages)
         except ConnectionClosed as end:
             log.debug("client %s has left: %s", self.id, end)
         except ProtocolError as fault:
@@ -228,17 +231,21 @@ class ClientSession:
         self._transport.send(handshake.write_response(HandshakeResponse(error)))
         self._close_passed = True
 
-    def _take(self, data: bytes) -> None:
-        """Deals with what the client sent: every whole hub message, to wherever it belongs."""
+    def _messages_in(self, data: bytes) -> list[bytes]:
+        """Every whole hub message of what the client sent, but pings."""
         assert self._splitter is not None
         frames = self._splitter.feed(data)
         if not frames:
-            return
+            return frames
         self._heard_at = trio.current_time()
         is_ping = self.protocol.is_ping
         messages = [frame for frame in frames if not is_ping(frame)]
         if len(messages) < len(frames):
             self._pings = True
+        return messages
+
+    def _pass_on(self, messages: list[bytes]) -> None:
+        """To wherever they belong."""
         if not messages:
             return
         plain = self._hold is None and self.calls is None and self.awaited is None

@@ -114,6 +114,8 @@ class Service:
             with trio.move_on_after(_FAREWELL):
                 while self._sessions:
                     await self.progress.park()
+            for session in list(self._sessions):
+                session.abort()
             async with trio.open_nursery() as nursery:
                 for server in self._servers:
                     for connection in server.connections:

@@ -463,8 +463,7 @@ class ClientSession:
 
     def _too_slow(self) -> None:
         log.warning("client %s leaves %d bytes unread: closed", self.id, self._transport.buffered)
-        self._transport.abort()
-        self._end()
+        self.abort()
 
     def server_closed(self, error: str | None) -> None:
         """The server closed this client (message 5): pass on why, unless it did so itself."""
@@ -501,6 +500,11 @@ class ClientSession:
                 self._send(self.protocol.write(Close(error, allow_reconnect)))
             elif error is not None:
                 self._refuse(error)
+        self._end()
+
+    def abort(self) -> None:
+        """Ends the session without waiting for what the client has not taken."""
+        self._transport.abort()
         self._end()
 
     def _end(self) -> None:

@@ -383,7 +383,8 @@ class World:
         self, running: _RunningService, transport: Transport, id: str, plan: ClientPlan
     ) -> None:
         claims = _claims(plan)
-        await running.service.serve_client(plan.hub, transport, connection_id=id, claims=claims)
+        new_client = running.service.new_client
+        await new_client(plan.hub, transport, connection_id=id, claims=claims).run()
 
     def _connect_product_client(self, plan: ClientPlan, protocol: HubProtocol) -> HubConnection:
         path, query, token = self._address(plan)

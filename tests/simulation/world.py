@@ -584,8 +584,7 @@ def _probe_take(
         ledger.check(not isinstance(message, Ping), "rule 11", name, "a ping was passed on")
         begins = isinstance(message, (Invocation, StreamInvocation))
         # What is held for one that leaves, or is closed, goes where it belongs.
-        run = ledger.clients[name or ""]
-        stays = run.ended_at is None and run.left_at is None and ledger.service_fault_at is None
+        stays = ledger.clients[name or ""].stays and ledger.service_fault_at is None
         begins = begins and stays
         if waiting <= client.hub.options.inbox_pause:
             client.context.items.pop("full_since", None)

@@ -145,12 +145,12 @@ class Service:
     def client_count(self) -> int:
         return len(self._sessions)
 
-    def negotiate(self, claims: Claims, *, version: int) -> HttpConnection:
+    def negotiate(self, claims: Claims, *, version: int, stateful: bool = False) -> HttpConnection:
         """A new connection; its token is its id for version 0."""
         connection_id = self.new_id()
         token = self.new_id() if version > 0 else connection_id
         expires = trio.current_time() + _NEGOTIATED
-        connection = HttpConnection(connection_id, token, claims, expires)
+        connection = HttpConnection(connection_id, token, claims, expires, stateful)
         self.http_connections[token] = connection
         return connection
 

@@ -300,11 +300,13 @@ class Service:
 
     async def wait_for_server(self, hub: ServiceHub, patience: float) -> ServerConnection | None:
         """The connection for a new client; waits a little for the first server to come."""
-        with trio.move_on_after(patience):
-            while (connection := self.choose_server(hub)) is None:
-                await self.targets.park()
-            return connection
-        return None
+        connection = self.choose_server(hub)
+        if connection is None:
+            with trio.move_on_after(patience):
+                while connection is None:
+                    await self.targets.park()
+                    connection = self.choose_server(hub)
+        return connection
 
     def servers_of(self, hub: ServiceHub) -> str:
         """The answer to a ``servers`` ping: a timestamp and the ids of all servers."""

@@ -236,8 +236,11 @@ class BufferedStream(trio.abc.Stream):
                 await self._flush_rest()
             if self.buffered:
                 self.abort()
-        with trio.move_on_after(FLUSH_TIMEOUT, shield=True):
-            await self.inner.aclose()
+        if self._socket is not None:
+            self._socket.close()
+        else:
+            with trio.move_on_after(FLUSH_TIMEOUT, shield=True):
+                await self.inner.aclose()
         self._wake()
 
     def abort(self) -> None:

@@ -219,8 +219,9 @@ class ServerConnection:
             self.link.send(HandshakeResponse(f"Version {request.version} is not supported; 1 is."))
             raise ProtocolError(f"{self.server.id} speaks version {request.version}")
         if self._is_out_of_place(request):
+            log.warning("%r: refused. %s", self, _NO_HUB_SERVERS)
             self.link.send(HandshakeResponse(_NO_HUB_SERVERS))
-            raise ProtocolError(f"refused hub server {self.server.id}: {_NO_HUB_SERVERS}")
+            raise ProtocolError(f"{self.server.id} wants to serve clients")
         self.migration_level = request.migration_level
         self.link.send(HandshakeResponse(connection_id=self.id))
         self.service.connection_ready(self)

@@ -20,16 +20,6 @@ MAX_BODY = 16 << 20
 #: Seconds that a connection is kept without a request; servers close theirs later than this.
 _KEPT = 4.0
 
-_FAILURES = (
-    httpcore.NetworkError,
-    httpcore.ProtocolError,
-    httpcore.TimeoutException,
-    httpcore.UnsupportedProtocol,
-    OSError,
-    UnicodeError,
-)
-
-
 @asynccontextmanager
 async def open_sender(
     *,
@@ -51,7 +41,11 @@ async def open_sender(
             with trio.move_on_after(timeout):
                 try:
                     return await _post(pool, webhook)
-                except _FAILURES as error:
+                except UpstreamFailed:
+                    raise
+                except Exception as error:
+                    # Errors of httpcore have no common root, and none of them may end more than
+                    # this webhook.
                     log.debug("%s: %r", webhook.shown_url, error)
                     raise UpstreamFailed(_why(error)) from error
             raise UpstreamFailed(f"the upstream did not answer in {timeout:g} s")
@@ -64,14 +58,20 @@ async def _post(pool: httpcore.AsyncConnectionPool, webhook: Webhook) -> Answer:
     async with pool.stream(
         "POST", webhook.url, headers=webhook.headers, content=webhook.body
     ) as response:
-        async for data in response.aiter_stream():
-            body += data
-            if len(body) > MAX_BODY:
-                raise UpstreamFailed("response too large")
+        # Cancelled, not left: httpcore has generators in generators, which end only from within.
+        with trio.CancelScope() as enough:
+            async for data in response.aiter_stream():
+                body += data
+                if len(body) > MAX_BODY:
+                    enough.cancel()
+        if len(body) > MAX_BODY:
+            raise UpstreamFailed("response too large")
         return Answer(response.status, bytes(body))
 
 
 def _why(error: Exception) -> str:
     if isinstance(error, (httpcore.ConnectError, OSError, UnicodeError)):
         return "the upstream cannot be reached"
-    return "the upstream ended the connection, or its answer is not HTTP"
+    if isinstance(error, (httpcore.ReadError, httpcore.WriteError, httpcore.RemoteProtocolError)):
+        return "the upstream ended the connection, or its answer is not HTTP"
+    return f"{type(error).__name__}: it could not be posted"

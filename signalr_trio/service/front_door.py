@@ -23,7 +23,7 @@ from signalr_trio.service.negotiation import (
 )
 from signalr_trio.service.options import ServiceMode, ServiceOptions
 from signalr_trio.service.rest import RestApi
-from signalr_trio.service.serverless import checked_mode, serverless
+from signalr_trio.service.serverless import checked_mode, serverless, upstream_sender
 from signalr_trio.service.service import Service
 from signalr_trio.tokens import (
     Claims,
@@ -90,9 +90,10 @@ async def open_service(
     door = _FrontDoor(service, endpoint, keys)
     flusher = Flusher()
     async with (
+        upstream_sender(upstreams, service.options) as send,
         listening(network, host, endpoint.port if port is None else port) as (listeners, bound),
         open_background() as background,
-        serverless(service, upstreams, keys, background),
+        serverless(service, upstreams, keys, send, background),
     ):
         background.start_soon(flusher.run)
         background.start_soon(partial(serve_listeners, door.handle, listeners, flusher=flusher))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from functools import partial
 
 import trio
@@ -35,44 +35,51 @@ def checked_mode(mode: ServiceMode | str, upstreams: Sequence[Upstream]) -> Serv
 
 
 @asynccontextmanager
-async def serverless(
-    service: Service, upstreams: Sequence[Upstream], keys: Sequence[str], background: trio.Nursery
-) -> AsyncGenerator[None]:
-    """During the block clients without a hub server are served, if the mode of ``service`` is so.
+async def upstream_sender(
+    upstreams: Sequence[Upstream], options: ServiceOptions
+) -> AsyncGenerator[Send]:
+    """What posts to the upstreams.
 
-    The block is to contain ``service.running()``, so that its last words are heard.
-
-    Raises ConfigurationError if what posts to upstreams is not installed.
+    Raises ConfigurationError if it is not installed and there are any.
     """
-    if service.mode is ServiceMode.DEFAULT:
-        yield
+    if not upstreams:
+        yield _nowhere
         return
-
-    def join(hub: str, link: Link) -> None:
-        cid = service.new_id()
-        background.start_soon(
-            partial(service.serve_server, hub, link, server_id=_SERVER_ID, cid=cid)
-        )
-
-    async with AsyncExitStack() as stack:
-        send = await _open_sender(stack, service.options) if upstreams else _nowhere
-        server = await stack.enter_async_context(
-            open_upstreams(upstreams, keys=keys, send=send, join=join)
-        )
-        service.serve_without_server = server.serve
-        yield
-
-
-async def _open_sender(stack: AsyncExitStack, options: ServiceOptions) -> Send:
     try:
         from signalr_trio.upstream.sender import open_sender
     except ModuleNotFoundError as missing:
         raise ConfigurationError(
             f"upstreams need {missing.name}: pip install 'signalr-trio[serverless]'"
         ) from None
-    sender = open_sender(timeout=options.upstream_timeout, connections=options.upstream_connections)
-    return await stack.enter_async_context(sender)
+    timeout, connections = options.upstream_timeout, options.upstream_connections
+    async with open_sender(timeout=timeout, connections=connections) as send:
+        yield send
 
 
 async def _nowhere(webhook: Webhook) -> Answer:
     raise UpstreamFailed(f"there is no upstream for {webhook.shown_url}")
+
+
+@asynccontextmanager
+async def serverless(
+    service: Service,
+    upstreams: Sequence[Upstream],
+    keys: Sequence[str],
+    send: Send,
+    background: trio.Nursery,
+) -> AsyncGenerator[None]:
+    """During the block clients without a hub server are served, if the mode of ``service`` is so.
+
+    The block is to contain ``service.running()``, so that its last words are heard.
+    """
+    if service.mode is ServiceMode.DEFAULT:
+        yield
+        return
+
+    def join(hub: str, link: Link) -> None:
+        serve = partial(service.serve_server, server_id=_SERVER_ID, cid=service.new_id())
+        background.start_soon(serve, hub, link)
+
+    async with open_upstreams(upstreams, keys=keys, send=send, join=join) as server:
+        service.serve_without_server = server.serve
+        yield

@@ -20,6 +20,7 @@ MAX_BODY = 16 << 20
 #: Seconds that a connection is kept without a request; servers close theirs later than this.
 _KEPT = 4.0
 
+
 @asynccontextmanager
 async def open_sender(
     *,

@@ -20,7 +20,7 @@ from signalr_trio.protocol.messages import Completion
 from signalr_trio.service.options import ServiceMode, ServiceOptions
 from signalr_trio.service.service import Service
 from signalr_trio.transport.http import Request, Response, serve_listeners
-from signalr_trio.transport.network import Network
+from signalr_trio.transport.network import TCP, Network
 from signalr_trio.transport.stream import Flusher
 from signalr_trio.upstream import Upstream, open_upstreams
 from signalr_trio.upstream.sender import open_sender
@@ -51,11 +51,19 @@ class Application:
         self.requests: list[Request] = []
         """In the order in which they came."""
         self.answers: dict[str, Answering] = {}
+        self.port = 0
+        self._news = trio.lowlevel.ParkingLot()
 
     async def handle(self, request: Request) -> Response:
         self.requests.append(request)
+        self._news.unpark_all()
         answer = self.answers.get(request.header("x-asrs-event") or "")
         return Response(200) if answer is None else await answer(request)
+
+    async def until(self, event: str) -> None:
+        """Waits until ``event`` has come."""
+        while event not in self.events:
+            await self._news.park()
 
     @property
     def events(self) -> list[str]:
@@ -77,10 +85,10 @@ class Application:
 
 
 @asynccontextmanager
-async def application(network: Network, port: int) -> AsyncGenerator[Application]:
+async def application(network: Network = TCP, port: int = 0) -> AsyncGenerator[Application]:
     """Runs an application for the block."""
     app, flusher = Application(), Flusher()
-    listeners, _ = await network.listen("app", port)
+    listeners, app.port = await network.listen("127.0.0.1", port)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(flusher.run)
         nursery.start_soon(partial(serve_listeners, app.handle, listeners, flusher=flusher))

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import msgpack
 import orjson
@@ -91,7 +90,9 @@ async def test_the_life_of_a_client(autojump_clock) -> None:
 
 async def test_a_client_that_speaks_messagepack(autojump_clock) -> None:
     async with open_stage() as stage:
-        stage.app.answers["say"] = answering(Response(200, MESSAGEPACK.write(Completion("1", b"\0"))))
+        stage.app.answers["say"] = answering(
+            Response(200, MESSAGEPACK.write(Completion("1", b"\0")))
+        )
         client = await stage.client(hello=write_request(HandshakeRequest("messagepack", 1)))
         client.transport.put(MESSAGEPACK.write(Invocation("say", [b"\x00\x1e", 1.5], "1")))
         await settle()
@@ -99,7 +100,9 @@ async def test_a_client_that_speaks_messagepack(autojump_clock) -> None:
         assert request.header("content-type") == "application/x-msgpack"
         assert msgpack.unpackb(request.body) == [1, {}, "1", "say", [b"\x00\x1e", 1.5], []]
         assert client.transport.sent[1:] == [MESSAGEPACK.write(Completion("1", b"\0"))]
-        assert [one.header("content-type") for one in stage.app.requests[:1]] == ["application/json"]
+        assert [one.header("content-type") for one in stage.app.requests[:1]] == [
+            "application/json"
+        ]
 
 
 async def test_events_go_by_the_patterns_and_others_nowhere(autojump_clock) -> None:
@@ -173,8 +176,6 @@ async def test_claims_that_have_changed_are_in_what_comes_next(autojump_clock) -
 # -- what upstreams answer -------------------------------------------------------------------------
 
 
-
-
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
@@ -198,9 +199,7 @@ async def test_claims_that_have_changed_are_in_what_comes_next(autojump_clock) -
     ],
     ids=["empty", "no content", "result", "error", "500", "redirect", "html", "too large"],
 )
-async def test_what_an_answer_means(
-    autojump_clock, answer: Response, expected: Completion
-) -> None:
+async def test_what_an_answer_means(autojump_clock, answer: Response, expected: Completion) -> None:
     async with open_stage() as stage:
         stage.app.answers["say"] = answering(answer)
         client = await stage.client()

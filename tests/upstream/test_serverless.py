@@ -18,12 +18,15 @@ from harness.cluster import settle
 from harness.upstreams import KEYS, Answering, open_stage, result
 
 from signalr_trio import ServiceOptions, Upstream
+from signalr_trio.link.link import Link
 from signalr_trio.protocol.encodings import HUB_PROTOCOLS
 from signalr_trio.protocol.handshake import HandshakeRequest, write_request
 from signalr_trio.protocol.messages import Close, Completion, Invocation, StreamItem
-from signalr_trio.protocol.service_messages import NO_EXPIRY
+from signalr_trio.protocol.service_messages import NO_EXPIRY, ConnectionData, OpenConnection
 from signalr_trio.tokens import Claims
 from signalr_trio.transport.http import Request, Response
+from signalr_trio.upstream import open_upstreams
+from signalr_trio.upstream.webhook import Answer, Webhook
 
 MESSAGEPACK = HUB_PROTOCOLS["messagepack"]
 CLAIMS: Claims = claims_for("ann", ("role", "admin"))
@@ -332,7 +335,8 @@ async def test_bad_input_closes_that_client(autojump_clock, bad: bytes, error: s
 async def test_a_client_that_says_why_it_leaves(autojump_clock) -> None:
     async with open_stage() as stage:
         client = await stage.client()
-        client.say(Close("I have seen enough"), Invocation("behind", []))
+        farewell = JSON.write(Close("I have seen enough"))
+        client.transport.put(farewell + JSON.write(Invocation("behind", [])))
         await client.over.wait()
         await settle()
         assert stage.app.events == ["connected", "disconnected"]
@@ -392,6 +396,32 @@ async def test_a_service_that_stops_tells_clients_and_the_application(autojump_c
         assert client.close == Close("The service is stopping. Connect again.", True)
     assert stage.app.events_of("idle") == ["connected", "disconnected"]
     assert stage.app.events_of("busy") == ["connected", "say", "disconnected"]
+
+
+async def test_a_cancelled_block_still_says_who_has_gone(autojump_clock) -> None:
+    posted: list[str] = []
+
+    async def send(webhook: Webhook) -> Answer:
+        await trio.sleep(1)
+        posted.append(webhook.url)
+        return Answer(204)
+
+    ends: list[Link] = []
+    upstreams = [Upstream("http://app/{hub}/{event}")]
+    with trio.CancelScope() as scope:
+        async with open_upstreams(
+            upstreams, keys=KEYS, send=send, join=lambda hub, link: ends.append(link)
+        ) as server:
+            server.serve("chat")
+            server.serve("chat")
+            [link] = ends
+            link.send(OpenConnection("c1", protocol="json"))
+            link.send(ConnectionData("c1", HELLO))
+            await settle()
+            scope.cancel()
+            await trio.lowlevel.checkpoint()
+    assert scope.cancelled_caught
+    assert posted == ["http://app/chat/connected", "http://app/chat/disconnected"]
 
 
 async def test_an_upstream_that_is_slow_does_not_keep_the_service(autojump_clock) -> None:

@@ -337,8 +337,8 @@ async def test_a_client_that_says_why_it_leaves(autojump_clock) -> None:
         client = await stage.client()
         farewell = JSON.write(Close("I have seen enough"))
         client.transport.put(farewell + JSON.write(Invocation("behind", [])))
-        await client.over.wait()
         await settle()
+        assert client.over.is_set()
         assert stage.app.events == ["connected", "disconnected"]
         assert stage.app.bodies("disconnected") == [{"Type": 11, "Error": "I have seen enough"}]
 

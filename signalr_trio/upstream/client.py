@@ -125,7 +125,7 @@ class ServerlessClient:
         if isinstance(message, StreamInvocation) or (
             isinstance(message, Invocation) and message.stream_ids
         ):
-            log.warning("client %s of hub %s: %s", self.id, self.hub_name, _NO_STREAMS)
+            log.info("client %s of hub %s: %s", self.id, self.hub_name, _NO_STREAMS)
             self._fail(message.invocation_id, _NO_STREAMS)
         elif isinstance(message, Invocation):
             kind, body = invocation_type(self._protocol), invocation_body(self._protocol, frame)

@@ -41,7 +41,7 @@ __all__ = ["RunningService", "open_service"]
 
 log = logging.getLogger("signalr_trio.service")
 
-_INTERNAL_PARAMETERS = frozenset({"hub", "access_token", "id"})
+_INTERNAL = frozenset({"hub", "access_token", "id"})
 
 
 @attrs.frozen
@@ -121,7 +121,7 @@ class _FrontDoor:
         if self._service.stopping:
             return Response(503)
         if path == "/client/negotiate":
-            return negotiate(self._service, request, claims)
+            return negotiate(self._service, hub, request, claims)
         query = _app_query(request)
         return connect_client(self._service, hub, request, claims, query_string=query)
 
@@ -145,6 +145,8 @@ class _FrontDoor:
         agreement = agreement_in(request.headers)
         cid = request.param("cid") or self._service.new_id()
         headers = [] if agreement is None else [agreement_header("service")]
+        program = request.header("asrs-user-agent") or "a program without Asrs-User-Agent"
+        log.info("server %s comes to hub %s as %s: %.100s", server_id, hub, cid, program)
 
         def serve(websocket: WebSocket) -> Awaitable[None]:
             link = WebSocketLink(websocket, agreement)
@@ -178,5 +180,5 @@ class _FrontDoor:
 
 def _app_query(request: Request) -> str:
     """The client's own query, as the hub server shall see it: without what is the service's."""
-    own = [(name, value) for name, value in request.query if name not in _INTERNAL_PARAMETERS]
+    own = [(name, value) for name, value in request.query if name.lower() not in _INTERNAL]
     return f"?{urlencode(own)}" if own else ""

@@ -11,6 +11,7 @@ from collections.abc import Awaitable
 import orjson
 
 from signalr_trio.service.service import Service
+from signalr_trio.service.token_claims import transports
 from signalr_trio.tokens import Claims
 from signalr_trio.transport.client_transport import WebSocketTransport
 from signalr_trio.transport.http import Request, Response, Upgrade
@@ -22,21 +23,22 @@ _TRANSPORTS = [{"transport": "WebSockets", "transferFormats": ["Text", "Binary"]
 _INT32 = range(-(1 << 31), 1 << 31)
 
 
-def negotiate(service: Service, request: Request, claims: Claims) -> Response:
+def negotiate(service: Service, hub: str, request: Request, claims: Claims) -> Response:
     """Answers a client's negotiate with a new connection id."""
     if request.method != "POST":
         return method_not_allowed()
     version, error = _version(request)
     if error is not None:
         return _json({"error": error})
-    connection_id, token = service.negotiate(claims, version=version)
+    connection_id, token = service.negotiate(hub, claims, version=version)
     answer: dict[str, object] = {
         "negotiateVersion": min(version, 1),
         "connectionId": connection_id,
     }
     if version > 0:
         answer["connectionToken"] = token
-    answer["availableTransports"] = _TRANSPORTS
+    allowed = transports(claims)
+    answer["availableTransports"] = [one for one in _TRANSPORTS if one["transport"] in allowed]
     return _json(answer)
 
 
@@ -59,9 +61,11 @@ def connect_client(
             return text_response(400, "Connection ID required")
         name = "ServerSentEvents" if _accepts_events(request) else "LongPolling"
         return text_response(404, f"{name} transport not supported by this end point type")
+    if "WebSockets" not in transports(claims):
+        return text_response(404, "WebSockets transport not supported by this end point type")
     token = request.param("id")
     if token:
-        found = service.take_negotiated(token)
+        found = service.take_negotiated(hub, token)
         if found is None:
             return text_response(404, "No Connection with that ID")
         connection_id, negotiated = found

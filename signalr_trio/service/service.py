@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import logging
 import random
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -18,6 +19,7 @@ from signalr_trio.service.groups import Groups
 from signalr_trio.service.options import ServiceOptions
 from signalr_trio.service.server_connection import Server, ServerConnection
 from signalr_trio.service.session import ClientSession
+from signalr_trio.service.token_claims import Sticky
 from signalr_trio.tokens import Claims
 from signalr_trio.transport.client_transport import ClientTransport
 
@@ -58,6 +60,7 @@ class ServiceHub:
 
 @attrs.define
 class _Negotiated:
+    hub: str
     connection_id: str
     claims: Claims
     expires: float
@@ -151,18 +154,26 @@ class Service:
     def client_count(self) -> int:
         return len(self._sessions)
 
-    def negotiate(self, claims: Claims, *, version: int) -> tuple[str, str]:
+    @property
+    def server_connection_count(self) -> int:
+        return sum(len(server.connections) for server in self._servers)
+
+    def negotiate(self, hub: str, claims: Claims, *, version: int) -> tuple[str, str]:
         """A new connection id and the token that a client connects with (the id for version 0)."""
         connection_id = self.new_id()
         token = self.new_id() if version > 0 else connection_id
         expires = trio.current_time() + _NEGOTIATED
-        self._negotiated[token] = _Negotiated(connection_id, claims, expires)
+        self._negotiated[token] = _Negotiated(hub, connection_id, claims, expires)
         return connection_id, token
 
-    def take_negotiated(self, token: str) -> tuple[str, Claims] | None:
-        """The id and claims that were negotiated, once; None if there are none (any more)."""
-        found = self._negotiated.pop(token, None)
-        return None if found is None else (found.connection_id, found.claims)
+    def take_negotiated(self, hub: str, token: str) -> tuple[str, Claims] | None:
+        """The id and claims that were negotiated for this hub, once; None if there are none (any
+        more)."""
+        found = self._negotiated.get(token)
+        if found is None or found.hub != hub:
+            return None
+        del self._negotiated[token]
+        return found.connection_id, found.claims
 
     def new_id(self) -> str:
         """16 random bytes as 22 characters, as ASP.NET Core writes its ids."""
@@ -285,20 +296,28 @@ class Service:
             self._nursery.start_soon(drain, self, server)
 
     def choose_server(
-        self, hub: ServiceHub, *, leaving: Server | None = None
+        self, hub: ServiceHub, *, leaving: Server | None = None, sticky: Sticky | None = None
     ) -> ServerConnection | None:
         """The server connection for a client: of the server with the fewest clients.
 
         None if there is no server that may be given one. Clients of ``leaving`` do not go back to
         it, nor to one that has come under its id so lately that it may be the same process.
+        ``sticky`` names the server that a new client prefers, or requires. Weak connections are
+        for sending; they are given clients where there are no others (SDK: a service that is
+        somebody's secondary endpoint has no others).
         """
         best: ServerConnection | None = None
-        best_load: tuple[int, int] | None = None
+        best_load: tuple[bool, bool, int, int] | None = None
+        wanted = None if sticky is None else sticky.server_id
+        required = sticky is not None and sticky.required
         for connection in hub.connections:
             server = connection.server
             if server.draining or (leaving is not None and self._is_same(server, leaving)):
                 continue
-            load = (server.load, len(connection.sessions))
+            another = wanted not in (None, server.id)
+            if another and required:
+                continue
+            load = (another, connection.is_weak, server.load, len(connection.sessions))
             if best_load is None or load < best_load:
                 best, best_load = connection, load
         return best
@@ -309,15 +328,21 @@ class Service:
         nameless = server.instance is None and server.id == leaving.id
         return nameless and trio.current_time() - server.came_at < self.options.late_comer
 
-    async def wait_for_server(self, hub: ServiceHub, patience: float) -> ServerConnection | None:
+    async def wait_for_server(
+        self, hub: ServiceHub, patience: float, sticky: Sticky | None = None
+    ) -> ServerConnection | None:
         """The connection for a new client; waits a little for the first server to come."""
         with trio.move_on_after(patience):
-            while (connection := self.choose_server(hub)) is None:
+            while (connection := self.choose_server(hub, sticky=sticky)) is None:
                 await self.targets.park()
             return connection
         return None
 
     def servers_of(self, hub: ServiceHub) -> str:
-        """The answer to a ``servers`` ping: a timestamp and the ids of all servers."""
+        """The answer to a ``servers`` ping: a timestamp and the ids of all servers.
+
+        The SDK ignores answers older than one that it has had, so the time is one that outlives
+        this process.
+        """
         ids = dict.fromkeys(connection.server.id for connection in hub.connections)
-        return f"{int(trio.current_time() * 1000)}:{';'.join(ids)}"
+        return f"{time.time_ns() // 1_000_000}:{';'.join(ids)}"

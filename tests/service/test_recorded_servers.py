@@ -15,12 +15,12 @@ from typing import Any, TypeVar
 import attrs
 import pytest
 import trio
-from harness.clients import Client, claims_for
+from harness.clients import JSON, Client, claims_for
 from harness.cluster import Cluster, open_cluster, settle
 from harness.servers import ScriptedConnection, ScriptedServer
 
 from signalr_trio.protocol import service_messages as m
-from signalr_trio.protocol.messages import Close, Completion
+from signalr_trio.protocol.messages import Close, Completion, Invocation
 from signalr_trio.protocol.service_protocol import parse
 
 MessageT = TypeVar("MessageT", bound=m.ServiceMessage)
@@ -375,3 +375,18 @@ async def test_its_own_client_is_asked_and_the_question_settled(
     await trio.sleep(1)
     assert scene.sdk.of(m.ErrorCompletion) == []
     assert scene.sdk.of(m.ClientCompletion) == []
+
+
+async def test_a_tracing_id_comes_back_with_the_answer(autojump_clock, scene: Scene) -> None:
+    """From the service itself, and from the client."""
+    payloads = {"json": JSON.write(Invocation("f", [], "2"))}
+    for invocation_id, client in (("1", "nobody"), ("2", "d")):
+        asked = m.ClientInvocation(invocation_id, client, "B", payloads, tracing_id=7)
+        scene.b.connections[0].send(asked)
+    await settle()
+    scene.clients["d"].say(Completion("2", "answer"))
+    await settle()
+    (error,) = scene.b.connections[0].of(m.ErrorCompletion)
+    (result,) = scene.b.connections[0].of(m.ClientCompletion)
+    assert (error.invocation_id, error.tracing_id) == ("1", 7)
+    assert (result.invocation_id, result.tracing_id) == ("2", 7)

@@ -277,7 +277,8 @@ def expiring(seconds: float) -> Claims:
 
 async def lives_for(client: Client) -> float:
     began = trio.current_time()
-    await client.over.wait()
+    with trio.fail_after(1000):
+        await client.over.wait()
     return trio.current_time() - began
 
 

@@ -441,8 +441,9 @@ async def test_parts_of_a_client_that_has_gone_are_forgotten(autojump_clock, sce
     again = await scene.cluster.client("c")
     with_again = scene.cluster.service.hub("chat").sessions["c"].connection
     assert with_again is not None
-    owner = scene.a if with_again.server.id == "A" else scene.b
-    owner.connections[0].say("c", Invocation("whole", []))
+    assert with_again.server.id == "A"
+    assert again.response == {}
+    connection.say("c", Invocation("whole", []))
     await settle()
     assert [target for target, _ in again.calls] == ["whole"]
 

@@ -237,6 +237,7 @@ class ClientSession:
         return True
 
     def _refuse(self, error: str) -> None:
+        log.info("client %s of hub %s is refused: %s", self.id, self.hub.name, error)
         self._transport.binary = False
         self._transport.send(handshake.write_response(HandshakeResponse(error)))
         self._close_passed = True

@@ -53,6 +53,10 @@ _LARGEST_VERSION = 2
 _EXPIRES_AT = "asrs.s.aeo"
 _NOT_A_HANDSHAKE = "An unexpected error occurred during connection handshake."
 _TIMED_OUT = "Handshake was canceled."
+_TEXT_ONLY = (
+    "Cannot use the '{}' protocol on the current transport. "
+    "The transport does not support 'Binary' transfer format."
+)
 _SERVER_LOST = "The connection to the hub server was lost."
 _SERVER_AWAY = (
     "The hub server that this client is bound to is not connected to the service. Negotiate again."
@@ -223,6 +227,9 @@ class ClientSession:
         if protocol is None or request.version > _LARGEST_VERSION:
             self._refuse(_unsupported(request, known=protocol is not None))
             return False
+        if protocol.binary and self._transport.text_only:
+            self._refuse(_TEXT_ONLY.format(protocol.name))
+            return False
         self.protocol = protocol
         self._transport.binary = protocol.binary
         self._splitter = protocol.splitter(self.service.options.max_message_size)
@@ -359,9 +366,10 @@ class ClientSession:
     def tick(self, now: float) -> None:
         """Once a second: keep-alive towards the client, its time-out, and the end of its login."""
         options = self.service.options
+        self._transport.tick(now)
         if not self.answered or self.gone:
             return
-        if now - self._sent_at >= options.keep_alive:
+        if now - self._sent_at >= options.keep_alive and not self._transport.keeps_alive:
             self._send(self.protocol.write(Ping()))
         silent = now - self._heard_at
         if self._pings and not self._stalled and silent > options.client_timeout:

@@ -12,12 +12,21 @@ import attrs
 
 from signalr_trio.tokens import Claims
 
-__all__ = ["Sticky", "expires_in", "handshake_timeout", "is_diagnostic", "sticky", "transports"]
+__all__ = [
+    "Sticky",
+    "expires_in",
+    "handshake_timeout",
+    "is_diagnostic",
+    "poll_interval",
+    "sticky",
+    "transports",
+]
 
 _TRANSPORTS = {"WebSockets": 1, "ServerSentEvents": 2, "LongPolling": 4}
 """ASP.NET Core's ``HttpTransportType``."""
+#: Seconds; the SDK sends no others.
 _HANDSHAKE_TIMEOUTS = range(1, 31)
-"""Seconds; the SDK sends no others."""
+_POLL_INTERVALS = range(1, 301)
 
 
 @attrs.frozen
@@ -41,6 +50,13 @@ def handshake_timeout(claims: Claims) -> int | None:
     """``asrs.s.cht``: seconds for the hub handshake; None: the service's default."""
     seconds = _number(claims, "asrs.s.cht")
     return seconds if seconds in _HANDSHAKE_TIMEOUTS else None
+
+
+def poll_interval(claims: Claims) -> int | None:
+    """``asrs.s.ttl``: seconds in which the next poll must come, of a client that polls; None: the
+    service's default."""
+    seconds = _number(claims, "asrs.s.ttl")
+    return seconds if seconds in _POLL_INTERVALS else None
 
 
 def transports(claims: Claims) -> frozenset[str]:

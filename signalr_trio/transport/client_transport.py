@@ -36,22 +36,31 @@ class ClientTransport(Protocol):
     ``buffered``. Each ``send`` is one or more whole hub messages.
     """
 
+    __slots__ = ()
+
+    name: str
+    """As in the answer to a negotiate."""
     binary: bool
     """Whether what is sent is binary: known once the handshake has named the hub protocol."""
-
-    @property
-    def name(self) -> str: ...
+    text_only: bool = False
+    """Whether binary hub protocols cannot be spoken over it."""
+    keeps_alive: bool = False
+    """Whether it finds out by itself that the client is gone: then it is sent no pings."""
 
     @property
     def buffered(self) -> int: ...
 
     def send(self, payload: bytes) -> None: ...
 
-    def send_shared(self, shared: SharedPayload) -> None: ...
+    def send_shared(self, shared: SharedPayload) -> None:
+        self.send(shared.payload)
 
     def receive(self) -> Awaitable[bytes]:
         """What the client sent next; raises ConnectionClosed when it is gone."""
         ...
+
+    def tick(self, now: float) -> None:
+        """Called once a second."""
 
     async def aclose(self) -> None:
         """Sends what is buffered and closes; bounded in time, also when cancelled."""
@@ -62,7 +71,7 @@ class ClientTransport(Protocol):
         ...
 
 
-class WebSocketTransport:
+class WebSocketTransport(ClientTransport):
     """A client on a WebSocket."""
 
     name = "WebSockets"

@@ -42,6 +42,7 @@ class MemoryTransport:
     """The service's end of a client connection, and both hands of the client at the other."""
 
     name = "memory"
+    text_only = keeps_alive = False
 
     def __init__(self) -> None:
         self.binary = False
@@ -74,6 +75,9 @@ class MemoryTransport:
             await self._news.park()
         await trio.lowlevel.checkpoint()
         return self._coming.popleft()
+
+    def tick(self, now: float) -> None:
+        pass
 
     async def aclose(self) -> None:
         self.closed = True
@@ -109,7 +113,7 @@ class Client:
         """Set when the service has done with the connection."""
 
     async def serve(self, service: Service, hub: str = "chat") -> None:
-        await service.serve_client(
+        session = service.new_client(
             hub,
             self.transport,
             connection_id=self.id,
@@ -117,6 +121,7 @@ class Client:
             query_string=self.query,
             headers={"X-Forwarded-For": [ADDRESS]},
         )
+        await session.run()
         self.over.set()
 
     # -- out --------------------------------------------------------------------------------

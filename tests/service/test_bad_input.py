@@ -109,7 +109,11 @@ REQUESTS = {
         413, "POST", f"{NEGOTIATE}?hub=chat", BEARER, b"x" * (1024 * 1024 + 1)
     ),
     # clients
-    "a client, posted": Bad(405, "POST", f"{CLIENT}?hub=chat", BEARER),
+    "a client, put": Bad(405, "PUT", f"{CLIENT}?hub=chat", BEARER),
+    "a client that posts without an id": Bad(400, "POST", f"{CLIENT}?hub=chat", BEARER),
+    "a client that posts with an id of nobody": Bad(404, "POST", f"{CLIENT}?hub=chat&id=x", BEARER),
+    "a client that ends without an id": Bad(400, "DELETE", f"{CLIENT}?hub=chat", BEARER),
+    "a client that polls without an id": Bad(400, "GET", f"{CLIENT}?hub=chat", BEARER),
     "a client without a hub": Bad(400, "GET", CLIENT, of_client()),
     "a client without a token": Bad(401, "GET", f"{CLIENT}?hub=chat", WEBSOCKET),
     "a client with a server's token": Bad(401, "GET", f"{CLIENT}?hub=chat", of_server()),
@@ -173,6 +177,8 @@ async def test_an_id_is_good_for_the_hub_that_it_was_negotiated_for(door: Door) 
     answer = await door.ask("POST", f"{NEGOTIATE}?hub=chat&negotiateVersion=1", CHAT)
     token = json.loads(answer.body)["connectionToken"]
     other = f"{CLIENT}?hub=other&id={token}"
+    for method in ("GET", "POST", "DELETE"):
+        assert (await door.ask(method, other, client_token("other"))).status == 404
     assert await door.refusal(other, client_token("other")) == 404
     async with door.websocket(f"{CLIENT}?hub=chat&id={token}", CHAT):
         pass
@@ -182,7 +188,7 @@ async def test_a_transport_that_the_token_does_not_allow(door: Door) -> None:
     polls = make_token(KEY, ENDPOINT.client_audience("chat"), [("asrs.s.htt", "4")])
     answer = await door.ask("POST", f"{NEGOTIATE}?hub=chat", polls)
     names = [one["transport"] for one in json.loads(answer.body)["availableTransports"]]
-    assert "WebSockets" not in names
+    assert names == ["LongPolling"]
     assert await door.refusal(f"{CLIENT}?hub=chat", polls) == 404
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ import pytest
 import trio
 from harness.clients import HELLO, Client
 from harness.cluster import Cluster, open_cluster, settle
+from harness.memory_network import MemoryNetwork
 from msgpack import Timestamp
 
+from signalr_trio.connection_string import DEVELOPMENT, parse_connection_string
 from signalr_trio.protocol.messages import Close
 from signalr_trio.protocol.service_messages import (
     DIAGNOSTIC_CLIENT,
@@ -26,13 +29,16 @@ from signalr_trio.protocol.service_messages import (
     header,
 )
 from signalr_trio.service import token_claims
+from signalr_trio.service.front_door import open_service
 from signalr_trio.service.options import ServiceOptions
 from signalr_trio.service.token_claims import Sticky
-from signalr_trio.tokens import Claims, claims_of, user_id_of, verify_token
+from signalr_trio.tokens import Claims, claims_of, make_token, user_id_of, verify_token
+from signalr_trio.transport.http import http_request
 
 TOKENS: dict[str, dict[str, Any]] = json.loads(
     (Path(__file__).parent.parent / "data" / "transcripts" / "tokens.json").read_text()
 )
+ENDPOINT = parse_connection_string(DEVELOPMENT)
 KEY = "the access key of this test, which is long enough for HS512: 64 bytes or more"
 ALL_TRANSPORTS = frozenset({"WebSockets", "ServerSentEvents", "LongPolling"})
 PREFERS_B = [("asrs.s.sn", "B"), ("asrs.s.ssticky", "Preferred")]
@@ -53,6 +59,7 @@ def told(claims: Claims) -> dict[str, object]:
     return {
         "sticky": token_claims.sticky(claims),
         "handshake_timeout": token_claims.handshake_timeout(claims),
+        "poll_interval": token_claims.poll_interval(claims),
         "transports": token_claims.transports(claims),
         "is_diagnostic": token_claims.is_diagnostic(claims),
     }
@@ -74,7 +81,7 @@ def test_the_tokens_of_the_sdk(scenario: str) -> None:
     elif scenario.startswith("negotiate_options"):
         transports = frozenset({"WebSockets"})
         expected = {"sticky": None, "handshake_timeout": 20, "transports": transports}
-        expected |= {"is_diagnostic": True}
+        expected |= {"poll_interval": 7, "is_diagnostic": True}
     assert told(claims_in(scenario)) == expected
 
 
@@ -108,6 +115,8 @@ def test_the_user_of_a_token(scenario: str, user_id: str | None) -> None:
         [("asrs.s.cht", "1_0")],
         [("asrs.s.cht", "٣")],
         [("asrs.s.cht", "9" * 5000)],
+        [("asrs.s.ttl", "0")],
+        [("asrs.s.ttl", "301")],
         [("asrs.s.htt", "all")],
         [("asrs.s.dc", "false")],
         [("asrs.s.dc", "")],
@@ -256,6 +265,22 @@ async def test_the_time_for_the_handshake(autojump_clock, claims: Claims, second
         began = trio.current_time()
         await client.over.wait()
         assert trio.current_time() - began == seconds
+
+
+@pytest.mark.parametrize(("claims", "seconds"), [([], 12), ([("asrs.s.ttl", "3")], 3)])
+async def test_the_time_until_the_next_poll(autojump_clock, claims: Claims, seconds: float) -> None:
+    """Shorter than that for the handshake, which such a client has not begun."""
+    network = MemoryNetwork()
+    async with open_service(network=network) as running:
+        token = make_token(ENDPOINT.access_key, ENDPOINT.client_audience("chat"), claims)
+        ask = partial(http_request, headers=[("Authorization", f"Bearer {token}")], network=network)
+        path = f"{ENDPOINT.url}/client/negotiate?hub=chat&negotiateVersion=1"
+        id = json.loads((await ask("POST", path)).body)["connectionToken"]
+        assert (await ask("GET", f"{ENDPOINT.url}/client/?hub=chat&id={id}")).status == 200
+        await trio.sleep(seconds - 0.5)
+        assert running.service.client_count == 1
+        await trio.sleep(2.5)
+        assert running.service.client_count == (0 if claims else 1)
 
 
 @pytest.mark.parametrize(("claims", "value"), [([], None), ([("asrs.s.dc", "true")], "true")])

@@ -193,6 +193,11 @@ class ClientRun:
         return self.plan.name
 
     @property
+    def stays(self) -> bool:
+        """Whether nothing is known that may end it."""
+        return self.ended_at is None and self.left_at is None and self.cut_at is None
+
+    @property
     def is_open(self) -> bool:
         return self.answered and self.ended_at is None and self.left_at is None
 

@@ -188,11 +188,14 @@ class Transport(Socket):
     """The service's end of a client connection."""
 
     name = "simulation"
-    binary = False
+    binary = text_only = keeps_alive = False
 
     def __init__(self, incoming: Pipe, outgoing: Pipe) -> None:
         super().__init__(incoming, outgoing)
         self.on_read: Callable[[], None] = lambda: None
+
+    def tick(self, now: float) -> None:
+        pass
 
     async def receive(self, *, joined: bool = False) -> bytes:
         self.on_read()

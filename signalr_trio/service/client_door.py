@@ -10,9 +10,10 @@ from collections.abc import Awaitable, Callable
 import attrs
 
 from signalr_trio.service.http_connection import HttpConnection
-from signalr_trio.service.negotiation import method_not_allowed, text_response
+from signalr_trio.service.negotiation import method_not_allowed, offered, text_response
 from signalr_trio.service.service import Service
 from signalr_trio.service.session import ClientSession
+from signalr_trio.service.token_claims import poll_interval
 from signalr_trio.tokens import Claims
 from signalr_trio.transport import server_sent_events
 from signalr_trio.transport.client_transport import ClientTransport, WebSocketTransport
@@ -78,10 +79,12 @@ async def serve_client(service: Service, client: ClientRequest, *, accepting: bo
     if method not in ("GET", "POST", "DELETE"):
         return method_not_allowed()
     transport = _asked_for(request) if method == "GET" else None
-    if transport is not None and transport not in service.options.transports:
+    if transport is not None and transport not in offered(service, client.claims):
         return _text(transport, 404, f"{transport} transport not supported by this end point type")
     ids = [value for name, value in request.query if name.lower() == "id"]
     connection = service.http_connections.get(ids[0]) if len(ids) == 1 else None
+    if connection is not None and connection.hub != client.hub:
+        connection = None
     if connection is None and any(ids):
         return _text(transport, 404, _UNKNOWN_ID)
     if connection is None and transport != "WebSockets":
@@ -118,7 +121,7 @@ def _connect(
         return _websocket(service, client, connection)
     if transport == "ServerSentEvents":
         return _event_stream(service, client, connection)
-    polled = LongPollingTransport(connection.posted)
+    polled = LongPollingTransport(connection.posted, poll_interval(client.claims))
     session = client.new_session(service, polled, connection)
     # It outlives any of its requests.
     service.start_soon(session.run)

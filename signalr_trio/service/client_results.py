@@ -61,13 +61,18 @@ class _Question:
                 *(asked.invocation_id, asked.connection_id, asked.caller_server_id),
                 protocol,
                 payload,
+                asked.tracing_id,
             )
         )
 
     def fail(self, error: str) -> None:
         asked = self._asked
         self._send_back(
-            ErrorCompletion(asked.invocation_id, asked.connection_id, asked.caller_server_id, error)
+            ErrorCompletion(
+                *(asked.invocation_id, asked.connection_id, asked.caller_server_id),
+                error,
+                asked.tracing_id,
+            )
         )
 
     def _send_back(self, message: ServiceMessage) -> None:

@@ -39,7 +39,7 @@ __all__ = ["RunningService", "open_service"]
 
 log = logging.getLogger("signalr_trio.service")
 
-_INTERNAL_PARAMETERS = frozenset({"hub", "access_token", "id"})
+_INTERNAL = frozenset({"hub", "access_token", "id"})
 
 
 @attrs.frozen
@@ -128,7 +128,7 @@ class _FrontDoor:
         if path == "/client":
             client = ClientRequest(request, hub, claims, _app_query(request))
             return await serve_client(self._service, client, accepting=accepting)
-        return negotiate(self._service, request, claims) if accepting else Response(503)
+        return negotiate(self._service, hub, request, claims) if accepting else Response(503)
 
     def _health(self, request: Request) -> Response:
         if request.method not in ("GET", "HEAD"):
@@ -150,6 +150,8 @@ class _FrontDoor:
         agreement = agreement_in(request.headers)
         cid = request.param("cid") or self._service.new_id()
         headers = [] if agreement is None else [agreement_header("service")]
+        program = request.header("asrs-user-agent") or "a program without Asrs-User-Agent"
+        log.info("server %s comes to hub %s as %s: %.100s", server_id, hub, cid, program)
 
         def serve(websocket: WebSocket) -> Awaitable[None]:
             link = WebSocketLink(websocket, agreement)
@@ -183,5 +185,5 @@ class _FrontDoor:
 
 def _app_query(request: Request) -> str:
     """The client's own query, as the hub server shall see it: without what is the service's."""
-    own = [(name, value) for name, value in request.query if name not in _INTERNAL_PARAMETERS]
+    own = [(name, value) for name, value in request.query if name.lower() not in _INTERNAL]
     return f"?{urlencode(own)}" if own else ""

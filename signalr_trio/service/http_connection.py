@@ -20,6 +20,7 @@ __all__ = ["HttpConnection"]
 class HttpConnection:
     """What the ``id`` of later requests stands for."""
 
+    hub: str
     id: str
     token: str
     claims: Claims

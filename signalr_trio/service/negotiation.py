@@ -9,10 +9,11 @@ from __future__ import annotations
 import orjson
 
 from signalr_trio.service.service import Service
+from signalr_trio.service.token_claims import transports
 from signalr_trio.tokens import Claims
 from signalr_trio.transport.http import Request, Response
 
-__all__ = ["method_not_allowed", "negotiate", "text_response"]
+__all__ = ["method_not_allowed", "negotiate", "offered", "text_response"]
 
 _FORMATS = {
     "WebSockets": ["Text", "Binary"],
@@ -22,7 +23,7 @@ _FORMATS = {
 _INT32 = range(-(1 << 31), 1 << 31)
 
 
-def negotiate(service: Service, request: Request, claims: Claims) -> Response:
+def negotiate(service: Service, hub: str, request: Request, claims: Claims) -> Response:
     """Answers a client's negotiate with a new connection id."""
     if request.method != "POST":
         return method_not_allowed()
@@ -31,17 +32,22 @@ def negotiate(service: Service, request: Request, claims: Claims) -> Response:
         return _json({"error": error})
     asked = (request.param("useStatefulReconnect") or "").lower() == "true"
     stateful = asked and service.options.stateful_reconnect
-    connection = service.negotiate(claims, version=version, stateful=stateful)
+    connection = service.negotiate(hub, claims, version=version, stateful=stateful)
     answer: dict[str, object] = {"useStatefulReconnect": True} if stateful else {}
     answer["negotiateVersion"] = min(version, 1)
     answer["connectionId"] = connection.id
     if version > 0:
         answer["connectionToken"] = connection.token
     answer["availableTransports"] = [
-        {"transport": name, "transferFormats": _FORMATS[name]}
-        for name in service.options.transports
+        {"transport": name, "transferFormats": _FORMATS[name]} for name in offered(service, claims)
     ]
     return _json(answer)
+
+
+def offered(service: Service, claims: Claims) -> list[str]:
+    """The transports that a client may use, the best first."""
+    allowed = transports(claims)
+    return [name for name in service.options.transports if name in allowed]
 
 
 def method_not_allowed() -> Response:

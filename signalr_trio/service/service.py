@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import logging
 import random
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -18,6 +19,7 @@ from signalr_trio.service.http_connection import HttpConnection
 from signalr_trio.service.options import ServiceMode, ServiceOptions
 from signalr_trio.service.server_connection import Server, ServerConnection
 from signalr_trio.service.session import ClientSession
+from signalr_trio.service.token_claims import Sticky
 from signalr_trio.tokens import Claims
 from signalr_trio.transport.client_transport import ClientTransport
 
@@ -152,12 +154,18 @@ class Service:
     def client_count(self) -> int:
         return len(self._sessions)
 
-    def negotiate(self, claims: Claims, *, version: int, stateful: bool = False) -> HttpConnection:
+    @property
+    def server_connection_count(self) -> int:
+        return sum(len(server.connections) for server in self._servers)
+
+    def negotiate(
+        self, hub: str, claims: Claims, *, version: int, stateful: bool = False
+    ) -> HttpConnection:
         """A new connection; its token is its id for version 0."""
         connection_id = self.new_id()
         token = self.new_id() if version > 0 else connection_id
         expires = trio.current_time() + _NEGOTIATED
-        connection = HttpConnection(connection_id, token, claims, expires, stateful)
+        connection = HttpConnection(hub, connection_id, token, claims, expires, stateful)
         self.http_connections[token] = connection
         return connection
 
@@ -285,28 +293,44 @@ class Service:
             self._nursery.start_soon(drain, self, server)
 
     def choose_server(
-        self, hub: ServiceHub, *, leaving: Server | None = None
+        self, hub: ServiceHub, *, leaving: Server | None = None, sticky: Sticky | None = None
     ) -> ServerConnection | None:
         """The server connection for a client: of the server with the fewest clients.
 
         None if there is no server that may be given one. Clients of ``leaving`` do not go back to
         it, nor to one that has come under its id so lately that it may be the same process; and a
         client that is with a hub server stays with hub servers.
+        ``sticky`` names the server that a new client prefers, or requires. Weak connections are
+        for sending; they are given clients where there are no others (SDK: a service that is
+        somebody's secondary endpoint has no others).
         """
         best: ServerConnection | None = None
-        best_load: tuple[bool, int, int] | None = None
+        best_load: tuple[bool, bool, bool, int, int] | None = None
+        wanted = None if sticky is None else sticky.server_id
+        required = sticky is not None and sticky.required
         for connection in hub.connections:
             server = connection.server
             if server.draining or (leaving is not None and self._is_same(server, leaving)):
                 continue
-            if server.fallback and leaving is not None:
+            another = wanted not in (None, server.id)
+            if (another and required) or not self._is_in_place(server, leaving):
                 continue
-            if self.mode is ServiceMode.SERVERLESS and not server.fallback:
-                continue
-            load = (server.fallback, server.load, len(connection.sessions))
+            load = (
+                server.fallback,
+                another,
+                connection.is_weak,
+                server.load,
+                len(connection.sessions),
+            )
             if best_load is None or load < best_load:
                 best, best_load = connection, load
         return best
+
+    def _is_in_place(self, server: Server, leaving: Server | None) -> bool:
+        """Upstreams take no client that was with a hub server; in serverless mode they take all."""
+        if server.fallback:
+            return leaving is None
+        return self.mode is not ServiceMode.SERVERLESS
 
     def _is_same(self, server: Server, leaving: Server) -> bool:
         if server is leaving:
@@ -314,20 +338,26 @@ class Service:
         nameless = server.instance is None and server.id == leaving.id
         return nameless and trio.current_time() - server.came_at < self.options.late_comer
 
-    async def wait_for_server(self, hub: ServiceHub, patience: float) -> ServerConnection | None:
+    async def wait_for_server(
+        self, hub: ServiceHub, patience: float, sticky: Sticky | None = None
+    ) -> ServerConnection | None:
         """The connection for a new client; waits a little for the first server to come."""
-        connection = self.choose_server(hub)
+        connection = self.choose_server(hub, sticky=sticky)
         if connection is None:
             with trio.move_on_after(patience):
                 while connection is None:
                     if self.serve_without_server is not None:
                         self.serve_without_server(hub.name)
                     await self.targets.park()
-                    connection = self.choose_server(hub)
+                    connection = self.choose_server(hub, sticky=sticky)
         return connection
 
     def servers_of(self, hub: ServiceHub) -> str:
-        """The answer to a ``servers`` ping: a timestamp and the ids of all servers."""
+        """The answer to a ``servers`` ping: a timestamp and the ids of all servers.
+
+        The SDK ignores answers older than one that it has had, so the time is one that outlives
+        this process.
+        """
         servers = (connection.server for connection in hub.connections)
         ids = dict.fromkeys(server.id for server in servers if not server.fallback)
-        return f"{int(trio.current_time() * 1000)}:{';'.join(ids)}"
+        return f"{time.time_ns() // 1_000_000}:{';'.join(ids)}"

@@ -8,6 +8,8 @@ message that came in is dealt with, wherever it goes, before anything else happe
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -33,6 +35,7 @@ from signalr_trio.service.client_results import AwaitedResults, refuse
 from signalr_trio.service.hand_over import HandOver, Slot
 from signalr_trio.service.hold import Hold
 from signalr_trio.service.open_calls import OpenCalls
+from signalr_trio.service.token_claims import expires_in, handshake_timeout, sticky
 from signalr_trio.tokens import Claims, user_id_of
 from signalr_trio.transport.client_transport import ClientTransport, SharedPayload
 
@@ -55,6 +58,9 @@ _TEXT_ONLY = (
     "The transport does not support 'Binary' transfer format."
 )
 _SERVER_LOST = "The connection to the hub server was lost."
+_SERVER_AWAY = (
+    "The hub server that this client is bound to is not connected to the service. Negotiate again."
+)
 _NO_SERVER = "No hub server is connected to the service for this hub. Try again later."
 
 
@@ -69,6 +75,7 @@ class ClientSession:
         "_close_passed",
         "_early",
         "_early_size",
+        "_expires_at",
         "_heard_at",
         "_hold",
         "_paused",
@@ -157,6 +164,8 @@ class ClientSession:
         self._sent_at = now
         self._sends = False
         """Whether something was sent since the last tick."""
+        self._expires_at = _deadline(expires_in(claims))
+        """When the client's login ends, and its connection with it."""
 
     # -- the client's side ------------------------------------------------------------------
 
@@ -199,7 +208,7 @@ class ClientSession:
         """
         options = self.service.options
         buffer = b""
-        with trio.move_on_after(options.handshake_timeout):
+        with trio.move_on_after(handshake_timeout(self.claims) or options.handshake_timeout):
             while (split := handshake.split_handshake(buffer)) is None:
                 buffer += await self._transport.receive()
                 if len(buffer) > options.max_message_size:
@@ -230,16 +239,18 @@ class ClientSession:
             return None
         self.protocol = protocol
         self._splitter = protocol.splitter(self.service.options.max_message_size)
-        connection = await self.service.wait_for_server(self.hub, self.service.options.connect_wait)
+        wanted, patience = sticky(self.claims), self.service.options.connect_wait
+        connection = await self.service.wait_for_server(self.hub, patience, wanted)
         if connection is None:
             log.warning("client %s: no server for hub %s", self.id, self.hub.name)
-            self._refuse(_NO_SERVER)
+            self._refuse(_SERVER_AWAY if self.is_bound else _NO_SERVER)
             return None
         self.service.admit(self)
         connection.open(self)
         return request
 
     def _refuse(self, error: str) -> None:
+        log.info("client %s of hub %s is refused: %s", self.id, self.hub.name, error)
         self._transport.binary = False
         self._transport.send(handshake.write_response(HandshakeResponse(error)))
         self._close_passed = True
@@ -359,7 +370,7 @@ class ClientSession:
     # -- time -------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
-        """Once a second: keep-alive towards the client, and its time-out."""
+        """Once a second: keep-alive towards the client, its time-out, and the end of its login."""
         options = self.service.options
         self._transport.tick(now)
         if not self.answered or self.gone:
@@ -374,6 +385,9 @@ class ClientSession:
         if self._pings and not self._stalled and silent > options.client_timeout:
             log.info("client %s was silent for %.0f s", self.id, silent)
             self.close("Connection closed with an error.", allow_reconnect=True)
+        if now >= self._expires_at:
+            log.info("client %s: its login has expired", self.id)
+            self.close()
         if self.hand_over is not None and self._hold is not None:
             self.hand_over.hurry_if_due(self._hold, now)
 
@@ -453,8 +467,10 @@ class ClientSession:
         What the service itself has put in, and the login does not name anew, stays.
         """
         new = [(name, value) for name, value in claims if name != _EXPIRES_AT]
+        self._expires_at = math.inf
         if expires != NO_EXPIRY:
             new.append((_EXPIRES_AT, str(expires.seconds)))
+            self._expires_at = _deadline(expires.seconds - time.time())
         named = {_EXPIRES_AT} | {name for name, _ in new}
         kept = [one for one in self.claims if one[0].startswith("asrs.s.") and one[0] not in named]
         self.claims = new + kept
@@ -605,6 +621,11 @@ class ClientSession:
         """A hand-over did not begin after all."""
         if not self._paused and not self.gone:
             self.end_hold()
+
+
+def _deadline(seconds: float | None) -> float:
+    """On trio's clock."""
+    return math.inf if seconds is None else trio.current_time() + seconds
 
 
 def _is_refusal(message: ConnectionData) -> bool:

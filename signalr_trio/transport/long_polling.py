@@ -36,11 +36,23 @@ class LongPollingTransport(ClientTransport):
     name = "LongPolling"
     keeps_alive = True
 
-    __slots__ = ("_ended", "_latest", "_news", "_outbox", "_over", "_posted", "_since", "binary")
+    __slots__ = (
+        "_ended",
+        "_latest",
+        "_news",
+        "_outbox",
+        "_over",
+        "_patience",
+        "_posted",
+        "_since",
+        "binary",
+    )
 
-    def __init__(self, posted: Posted) -> None:
+    def __init__(self, posted: Posted, patience: float | None = None) -> None:
+        """``patience``: a client that does not poll for so many seconds is gone (15)."""
         self.binary = False
         self._posted = posted
+        self._patience = patience or _UNPOLLED
         self._outbox = bytearray()
         self._ended = False
         self._over = trio.Event()
@@ -89,7 +101,7 @@ class LongPollingTransport(ClientTransport):
         return Nothing.ENDED
 
     def tick(self, now: float) -> None:
-        if self._since is not None and now - self._since > _UNPOLLED:
+        if self._since is not None and now - self._since > self._patience:
             self._posted.end("the client polls no more")
             self._over.set()
 

@@ -246,7 +246,7 @@ async def wire_server(door: Door, **headers: str) -> AsyncIterator[WireServer]:
 
 async def test_what_the_server_is_told_of_a_client(door: Door) -> None:
     async with wire_server(door) as server:
-        path = "/client/?hub=Chat&a=1&access_token=x&b=%20y"
+        path = "/client/?HUB=Chat&a=1&Access_Token=x&b=%20y"
         async with door.websocket(path, client_token(), X_Forwarded_For="10.1.2.3") as client:
             client.send(HELLO, text=True)
             opened = await server.next()

@@ -5,7 +5,7 @@ A GET connects, or polls; a POST sends, a DELETE ends, on the transports that ar
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 
 import attrs
 
@@ -28,6 +28,7 @@ from signalr_trio.transport.http import (
 )
 from signalr_trio.transport.long_polling import LongPollingTransport, Nothing
 from signalr_trio.transport.server_sent_events import EventStreamTransport
+from signalr_trio.transport.stateful import StatefulTransport
 from signalr_trio.transport.websocket import WebSocket
 
 __all__ = ["ClientRequest", "serve_client"]
@@ -131,11 +132,29 @@ def _websocket(
     service: Service, client: ClientRequest, connection: HttpConnection | None
 ) -> Upgrade:
     def serve(websocket: WebSocket) -> Awaitable[None]:
+        if connection is not None and connection.stateful:
+            return _serve_stateful(service, client, connection, websocket)
         return client.new_session(service, WebSocketTransport(websocket), connection).run()
 
+    return _upgrade(service, serve)
+
+
+def _upgrade(service: Service, serve: Callable[[WebSocket], Awaitable[None]]) -> Upgrade:
     # One WebSocket message may hold many hub messages, whose size the session judges; what this
     # bounds is memory.
     return Upgrade(serve, max_message_size=4 * service.options.max_message_size)
+
+
+def _serve_stateful(
+    service: Service, client: ClientRequest, connection: HttpConnection, websocket: WebSocket
+) -> Awaitable[None]:
+    options = service.options
+    transport = StatefulTransport(
+        window=options.reconnect_window, max_message_size=options.max_message_size
+    )
+    # It outlives its WebSockets.
+    service.start_soon(client.new_session(service, transport, connection).run)
+    return transport.carry(websocket)
 
 
 def _event_stream(service: Service, client: ClientRequest, connection: HttpConnection) -> Streaming:
@@ -157,8 +176,11 @@ def _again(service: Service, connection: HttpConnection, transport: str | None) 
     assert connection.transport is not None
     if connection.transport.name != transport:
         return _text(transport, 400, "Cannot change transports mid-connection")
+    if isinstance(connection.transport, StatefulTransport) and connection.transport.may_go_on:
+        return _upgrade(service, connection.transport.carry)
     if not isinstance(connection.transport, LongPollingTransport):
-        return Response(409, headers=[_PLAIN])
+        ends = connection.session is not None and connection.session.gone
+        return _text(transport, 404, _UNKNOWN_ID) if ends else Response(409, headers=[_PLAIN])
     polled = connection.transport
 
     async def respond() -> Response:
@@ -172,7 +194,7 @@ def _again(service: Service, connection: HttpConnection, transport: str | None) 
 
 async def _post(connection: HttpConnection | None, data: bytes) -> Response:
     assert connection is not None
-    if isinstance(connection.transport, WebSocketTransport):
+    if isinstance(connection.transport, (WebSocketTransport, StatefulTransport)):
         return text_response(405, "POST requests are not allowed for WebSocket connections.")
     await connection.posted.post(data)
     return Response(200, headers=[_PLAIN])

@@ -26,6 +26,8 @@ class HttpConnection:
     claims: Claims
     expires: float
     """When it ends if nobody has connected; infinite from then on."""
+    stateful: bool = False
+    """Whether the client asked for stateful reconnect, and may have it."""
     transport: ClientTransport | None = None
     session: ClientSession | None = None
     _posted: Posted | None = None

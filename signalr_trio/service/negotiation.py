@@ -30,11 +30,12 @@ def negotiate(service: Service, hub: str, request: Request, claims: Claims) -> R
     version, error = _version(request)
     if error is not None:
         return _json({"error": error})
-    connection = service.negotiate(hub, claims, version=version)
-    answer: dict[str, object] = {
-        "negotiateVersion": min(version, 1),
-        "connectionId": connection.id,
-    }
+    asked = (request.param("useStatefulReconnect") or "").lower() == "true"
+    stateful = asked and service.options.stateful_reconnect
+    connection = service.negotiate(hub, claims, version=version, stateful=stateful)
+    answer: dict[str, object] = {"useStatefulReconnect": True} if stateful else {}
+    answer["negotiateVersion"] = min(version, 1)
+    answer["connectionId"] = connection.id
     if version > 0:
         answer["connectionToken"] = connection.token
     answer["availableTransports"] = [

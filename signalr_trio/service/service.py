@@ -151,12 +151,14 @@ class Service:
     def server_connection_count(self) -> int:
         return sum(len(server.connections) for server in self._servers)
 
-    def negotiate(self, hub: str, claims: Claims, *, version: int) -> HttpConnection:
+    def negotiate(
+        self, hub: str, claims: Claims, *, version: int, stateful: bool = False
+    ) -> HttpConnection:
         """A new connection; its token is its id for version 0."""
         connection_id = self.new_id()
         token = self.new_id() if version > 0 else connection_id
         expires = trio.current_time() + _NEGOTIATED
-        connection = HttpConnection(hub, connection_id, token, claims, expires)
+        connection = HttpConnection(hub, connection_id, token, claims, expires, stateful)
         self.http_connections[token] = connection
         return connection
 
@@ -316,11 +318,13 @@ class Service:
         self, hub: ServiceHub, patience: float, sticky: Sticky | None = None
     ) -> ServerConnection | None:
         """The connection for a new client; waits a little for the first server to come."""
-        with trio.move_on_after(patience):
-            while (connection := self.choose_server(hub, sticky=sticky)) is None:
-                await self.targets.park()
-            return connection
-        return None
+        connection = self.choose_server(hub, sticky=sticky)
+        if connection is None:
+            with trio.move_on_after(patience):
+                while connection is None:
+                    await self.targets.park()
+                    connection = self.choose_server(hub, sticky=sticky)
+        return connection
 
     def servers_of(self, hub: ServiceHub) -> str:
         """The answer to a ``servers`` ping: a timestamp and the ids of all servers.

@@ -82,6 +82,7 @@ class ClientSession:
         "_pings",
         "_reading",
         "_resumed",
+        "_sends",
         "_sent_at",
         "_splitter",
         "_stalled",
@@ -163,6 +164,8 @@ class ClientSession:
         self._sent_at = now
         self._expires_at = _deadline(expires_in(claims))
         """When the client's login ends, and its connection with it."""
+        self._sends = False
+        """Whether something was sent since the last tick."""
 
     # -- the client's side ------------------------------------------------------------------
 
@@ -211,37 +214,40 @@ class ClientSession:
                 if len(buffer) > options.max_message_size:
                     break
             else:
-                self.handshake_frame, rest = split
-                return rest if await self._open() else None
+                self.handshake_frame, behind = split
+                request = await self._open()
+                if request is None:
+                    return None
+                return self._transport.agreed(self.protocol, request.version, behind)
         self._refuse(_TIMED_OUT)
         return None
 
-    async def _open(self) -> bool:
+    async def _open(self) -> HandshakeRequest | None:
+        """None if the client is refused."""
         try:
             request = handshake.parse_request(self.handshake_frame)
         except ProtocolError as fault:
             log.info("client %s: bad handshake: %s", self.id, fault)
             self._refuse(_NOT_A_HANDSHAKE)
-            return False
+            return None
         protocol = hub_protocol(request.protocol)
         if protocol is None or request.version > _LARGEST_VERSION:
             self._refuse(_unsupported(request, known=protocol is not None))
-            return False
+            return None
         if protocol.binary and self._transport.text_only:
             self._refuse(_TEXT_ONLY.format(protocol.name))
-            return False
+            return None
         self.protocol = protocol
-        self._transport.binary = protocol.binary
         self._splitter = protocol.splitter(self.service.options.max_message_size)
         wanted, patience = sticky(self.claims), self.service.options.connect_wait
         connection = await self.service.wait_for_server(self.hub, patience, wanted)
         if connection is None:
             log.warning("client %s: no server for hub %s", self.id, self.hub.name)
             self._refuse(_SERVER_AWAY if self.is_bound else _NO_SERVER)
-            return False
+            return None
         self.service.admit(self)
         connection.open(self)
-        return True
+        return request
 
     def _refuse(self, error: str) -> None:
         log.info("client %s of hub %s is refused: %s", self.id, self.hub.name, error)
@@ -369,7 +375,11 @@ class ClientSession:
         self._transport.tick(now)
         if not self.answered or self.gone:
             return
-        if now - self._sent_at >= options.keep_alive and not self._transport.keeps_alive:
+        if self._sends:
+            # Looked at once a second: asking for the time with each message would cost more.
+            self._sends = False
+            self._sent_at = now
+        elif now - self._sent_at >= options.keep_alive and not self._transport.keeps_alive:
             self._send(self.protocol.write(Ping()))
         silent = now - self._heard_at
         if self._pings and not self._stalled and silent > options.client_timeout:
@@ -432,7 +442,7 @@ class ClientSession:
             if self._early_size > self.service.options.hold_limit:
                 self.close("Too much was sent to a client before its handshake was through.")
             return
-        self._sent_at = trio.current_time()
+        self._sends = True
         self._transport.send_shared(shared)
         if self._transport.buffered > self.service.options.client_buffer:
             self._too_slow()
@@ -480,7 +490,7 @@ class ClientSession:
     def _send(self, payload: bytes) -> None:
         if self.gone:
             return
-        self._sent_at = trio.current_time()
+        self._sends = True
         self._transport.send(payload)
         if self._transport.buffered > self.service.options.client_buffer:
             self._too_slow()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import Protocol
 
+from signalr_trio.protocol.hub_protocol import HubProtocol
 from signalr_trio.transport import frames
 from signalr_trio.transport.websocket import WebSocket
 
@@ -41,7 +42,7 @@ class ClientTransport(Protocol):
     name: str
     """As in the answer to a negotiate."""
     binary: bool
-    """Whether what is sent is binary: known once the handshake has named the hub protocol."""
+    """Whether what is sent is binary: known once the handshake request has come."""
     text_only: bool = False
     """Whether binary hub protocols cannot be spoken over it."""
     keeps_alive: bool = False
@@ -58,6 +59,11 @@ class ClientTransport(Protocol):
     def receive(self) -> Awaitable[bytes]:
         """What the client sent next; raises ConnectionClosed when it is gone."""
         ...
+
+    def agreed(self, protocol: HubProtocol, version: int, behind: bytes) -> bytes:
+        """The handshake request has come; what of ``behind`` it is for the session."""
+        self.binary = protocol.binary
+        return behind
 
     def tick(self, now: float) -> None:
         """Called once a second."""

@@ -11,6 +11,7 @@ import trio
 
 from signalr_trio.errors import ConnectionClosed
 from signalr_trio.protocol.handshake import HandshakeRequest, write_request
+from signalr_trio.protocol.hub_protocol import HubProtocol
 from signalr_trio.protocol.json import JsonProtocol
 from signalr_trio.protocol.messages import (
     CancelInvocation,
@@ -75,6 +76,10 @@ class MemoryTransport:
             await self._news.park()
         await trio.lowlevel.checkpoint()
         return self._coming.popleft()
+
+    def agreed(self, protocol: HubProtocol, version: int, behind: bytes) -> bytes:
+        self.binary = protocol.binary
+        return behind
 
     def tick(self, now: float) -> None:
         pass

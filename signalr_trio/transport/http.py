@@ -80,6 +80,9 @@ class Request:
     client: str | None
     """The address of the other side; None where it is not a socket."""
     http_version: str
+    hung_up: Callable[[], Awaitable[None]] = trio.sleep_forever
+    """Returns when the caller has ended the connection. For a handler that makes it wait; one task
+    at a time may wait for it, and only until the handler returns."""
 
     @property
     def query(self) -> list[tuple[str, str]]:
@@ -284,6 +287,18 @@ class _HttpConnection:
             elif isinstance(event, h11.EndOfMessage):
                 return bytes(body)
 
+    async def _hung_up(self) -> None:
+        """Reads what comes behind the request, up to the end; too much of it is left unread."""
+        try:
+            while len(self._h11.trailing_data[0]) < MAX_HEAD:
+                data = await self._stream.receive_some()
+                self._h11.receive_data(bytes(data))
+                if not data:
+                    return
+        except trio.BrokenResourceError:
+            return
+        await trio.sleep_forever()
+
     async def _receive(self) -> None:
         self._h11.receive_data(bytes(await self._stream.receive_some()))
 
@@ -304,6 +319,7 @@ class _HttpConnection:
             body=body,
             client=self._client,
             http_version=head.http_version.decode("ascii"),
+            hung_up=self._hung_up,
         )
 
     async def _refuse(self, status: int) -> None:

@@ -107,7 +107,7 @@ class _FrontDoor:
         if path in ("/api/v1/health", "/api/health"):
             return self._health(request)
         if path.startswith("/api/"):
-            return self._rest.answer(request)
+            return await self._rest.answer(request)
         if path not in ("/client/negotiate", "/client", "/server"):
             return Response(404)
         hub = self._hub(request)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlencode, urlsplit
@@ -18,6 +18,7 @@ import attrs
 
 from signalr_trio.connection_string import Endpoint
 from signalr_trio.errors import ProtocolError
+from signalr_trio.protocol.messages import Completion
 from signalr_trio.service.groups import LARGEST_PAGE
 from signalr_trio.service.rest.call import (
     Call,
@@ -26,7 +27,9 @@ from signalr_trio.service.rest.call import (
     invalid,
     json_response,
 )
-from signalr_trio.service.rest.payload import read_payloads
+from signalr_trio.service.rest.commands import execute
+from signalr_trio.service.rest.invoke import invoke
+from signalr_trio.service.rest.payload import encode, read_item_payloads, read_payloads
 from signalr_trio.service.sending import close, send
 from signalr_trio.tokens import NAME_IDENTIFIER, make_token
 from signalr_trio.transport.http import Request, Response
@@ -69,6 +72,7 @@ def _group(call: Call) -> list[ClientSession]:
 # -- what is done; None is the success that the route stands for ------------------------------
 
 _Answer = Response | None
+_Handle = Callable[[Call], _Answer | Awaitable[Response]]
 
 
 def _send(audience: _Audience, call: Call) -> None:
@@ -78,6 +82,26 @@ def _send(audience: _Audience, call: Call) -> None:
     except ProtocolError as fault:
         raise invalid(str(fault)) from None
     send(found, payloads, call.excluded)
+
+
+def _send_item(call: Call) -> None:
+    """An item of a stream that the client awaits, whoever it asked for it."""
+    found, stream, completed = _connection(call), call.stream, call.flag("completed")
+    try:
+        content_type = call.request.header("content-type")
+        payloads = read_item_payloads(content_type, call.request.body, stream)
+    except ProtocolError as fault:
+        raise invalid(str(fault)) from None
+    send(found, payloads)
+    if completed:
+        send(found, encode(Completion(stream)))
+
+
+def _complete_stream(call: Call) -> None:
+    """The error is ``error`` in the SDK, and ``reason`` in the swagger file."""
+    found, request = _connection(call), call.request
+    error = request.param("error") or request.param("reason") or None
+    send(found, encode(Completion(call.stream, error=error)))
 
 
 def _close(audience: _Audience, call: Call) -> None:
@@ -166,10 +190,6 @@ def _generate_token(call: Call) -> Response:
     return json_response({"token": token})
 
 
-def _not_supported(what: str, _: Call) -> None:
-    raise CallRefused(501, f"This service does not support {what} yet.")
-
-
 # -- routes -----------------------------------------------------------------------------------
 
 
@@ -177,7 +197,7 @@ def _not_supported(what: str, _: Call) -> None:
 class _Route:
     methods: tuple[str, ...]
     template: tuple[str, ...]
-    handle: Callable[[Call], _Answer]
+    handle: _Handle
     success: int
     success_v1: int
 
@@ -197,7 +217,7 @@ class _Route:
 def _route(
     methods: str,
     template: str,
-    handle: Callable[[Call], _Answer],
+    handle: _Handle,
     success: int,
     success_v1: int | None = None,
 ) -> _Route:
@@ -206,9 +226,7 @@ def _route(
 
 
 _TO_GROUP, _TO_USER, _TO_ONE = "/groups/{group}", "/users/{user}", "/connections/{connection}"
-_RESULTS = partial(_not_supported, "client results")
-_STREAMS = partial(_not_supported, "streams of the REST API")
-_COMMANDS = partial(_not_supported, "lists of commands")
+_TO_STREAM = f"{_TO_ONE}/streams/{{stream}}"
 _GROUP_EXISTS = partial(_exists, _group, "Warning.Group.NotExisted")
 _USER_EXISTS = partial(_exists, _user, "Warning.User.NotExisted")
 _CONNECTION_EXISTS = partial(_exists, _connection, "Warning.Connection.NotExisted")
@@ -245,10 +263,10 @@ _ROUTES = (
     _route("DELETE", f"{_TO_USER}/groups", _user_leave_all, 204, 200),
     _route("GET", f"{_TO_GROUP}/connections", _list_members, 200),
     _route("POST", "/:generatetoken", _generate_token, 200),
-    _route("POST", f"{_TO_ONE}/:invoke", _RESULTS, 200),
-    _route("POST", f"{_TO_ONE}/streams/{{stream}}/:send", _STREAMS, 202),
-    _route("POST", f"{_TO_ONE}/streams/{{stream}}/:complete", _STREAMS, 202),
-    _route("POST", "/:execute", _COMMANDS, 202),
+    _route("POST", f"{_TO_ONE}/:invoke", invoke, 200),
+    _route("POST", f"{_TO_STREAM}/:send", _send_item, 202),
+    _route("POST", f"{_TO_STREAM}/:complete", _complete_stream, 202),
+    _route("POST", "/:execute", execute, 202),
 )
 
 
@@ -262,14 +280,14 @@ class RestApi:
         self._endpoint = endpoint
         self._may_call = may_call
 
-    def answer(self, request: Request) -> Response:
+    async def answer(self, request: Request) -> Response:
         try:
-            return self._answer(request)
+            return await self._answer(request)
         except CallRefused as refused:
             log.info("%s %s: %d: %s", request.method, request.raw_path, refused.status, refused)
             return refused.response()
 
-    def _answer(self, request: Request) -> Response:
+    async def _answer(self, request: Request) -> Response:
         is_v1, name, path = _split(request.raw_path)
         found = [(route, names) for route in _ROUTES if (names := route.match(path)) is not None]
         if not found:
@@ -286,6 +304,8 @@ class RestApi:
         route, names = asked[0]
         hub = self._service.hub(hub_name(request, name))
         answer = route.handle(Call(request, hub, self._endpoint, names))
+        if isinstance(answer, Awaitable):
+            return await answer
         return answer or Response(route.success_v1 if is_v1 else route.success)
 
 

@@ -17,7 +17,6 @@ from signalr_trio.connection_string import DEVELOPMENT, Endpoint, parse_connecti
 from signalr_trio.link.websocket import WebSocketLink, agreement_header, agreement_in
 from signalr_trio.service.negotiation import (
     connect_client,
-    method_not_allowed,
     negotiate,
     text_response,
 )
@@ -127,7 +126,7 @@ class _FrontDoor:
 
     def _health(self, request: Request) -> Response:
         if request.method not in ("GET", "HEAD"):
-            return method_not_allowed()
+            return Response(405, headers=[("Allow", "GET, HEAD")])
         return Response(503 if self._service.stopping else 200)
 
     def _may_call(self, request: Request) -> bool:

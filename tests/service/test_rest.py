@@ -210,7 +210,7 @@ async def test_a_path_that_is_none(room: Room, path: str) -> None:
 
 async def test_a_service_that_stops(room: Room) -> None:
     room.running.service.stopping = True
-    response = await room.call("POST", "/api/v1/hubs/chat", HI)
+    response = await room.call("POST", f"/api/hubs/chat/:send?{VERSION}", HI)
     assert response.status == 503
     assert json.loads(response.body)["message"] == "The service is stopping."
     assert (await room.call("GET", "/api/health")).status == 503
@@ -377,12 +377,18 @@ BODIES = [(JSON_TYPE, body) for body in BAD_BODIES.values()] + [
 
 @pytest.mark.parametrize(("kind", "body"), BODIES, ids=[*BAD_BODIES, *BAD_FRAMES])
 async def test_a_bad_body_is_400_and_nobody_hears_of_it(room: Room, kind: str, body: bytes) -> None:
-    response = await room.call("POST", "/api/v1/hubs/chat", body, content_type=kind)
+    url = f"/api/hubs/chat/:send?{VERSION}"
+    response = await room.call("POST", url, body, content_type=kind)
     assert response.status == 400
     assert response.header("x-ms-error-code") == "Error.Request.Invalid"
     error = json.loads(response.body)
     assert error["code"] == "Error.Request.Invalid"
     assert error["message"]
+    # In v1 errors are text.
+    response = await room.call("POST", "/api/v1/hubs/chat", body, content_type=kind)
+    assert (response.status, response.body.decode()) == (400, error["message"])
+    assert response.header("content-type") == "text/plain; charset=utf-8"
+    assert response.header("x-ms-error-code") == "Error.Request.Invalid"
     assert [id for id in room.clients if room.received(id)] == []
 
 

@@ -35,16 +35,19 @@ class Asked:
         self.client = id
         self.response: Response | None = None
         self.ended_at = 0.0
+        self.ended = trio.Event()
         nursery.start_soon(self._call, options)
 
     async def _call(self, options: dict[str, Any]) -> None:
         body = options.pop("body", NAME)
         self.response = await self.room.call("POST", path_to(self.client), body, **options)
         self.ended_at = trio.current_time()
+        self.ended.set()
 
     async def answer(self, result: Any = NO_RESULT, error: str | None = None) -> Completion:
         completion = Completion(await self.room.question(self.client), result, error)
         self.room.say(self.client, completion)
+        await self.ended.wait()
         return completion
 
     @property
@@ -186,7 +189,6 @@ async def test_the_clients_server_has_no_part_in_it(room: Room, own: bool) -> No
         assert session_of(room, "1").last_server == "B"
         room.seen.clear()
         await asked.answer("Ann")
-        await settle()
         assert asked.json == {"result": "Ann"}
         assert b.data_of("1") == room.server.data_of("1") == []
         nursery.cancel_scope.cancel()
@@ -201,7 +203,6 @@ async def test_an_answer_passes_what_is_held(room: Room) -> None:
         room.say("1", Invocation("Held", []))
         asked = Asked(room, nursery, "1")
         await asked.answer("Ann")
-        await settle()
         assert asked.json == {"result": "Ann"}
         assert room.server.data_of("1") == []
         nursery.cancel_scope.cancel()

@@ -285,7 +285,7 @@ class RestApi:
             return await self._answer(request)
         except CallRefused as refused:
             log.info("%s %s: %d: %s", request.method, request.raw_path, refused.status, refused)
-            return refused.response()
+            return refused.response(in_text=request.path.lower().startswith("/api/v1/"))
 
     async def _answer(self, request: Request) -> Response:
         is_v1, name, path = _split(request.raw_path)
@@ -294,7 +294,7 @@ class RestApi:
             raise _no_route()
         asked = [one for one in found if request.method in one[0].methods]
         if not asked:
-            return _wrong_method([route for route, _ in found])
+            raise _wrong_method([route for route, _ in found])
         if not self._may_call(request):
             return Response(401)
         if self._service.stopping:
@@ -325,11 +325,9 @@ def _no_route() -> CallRefused:
     return CallRefused(404, "The REST API has no such path.")
 
 
-def _wrong_method(routes: list[_Route]) -> Response:
+def _wrong_method(routes: list[_Route]) -> CallRefused:
     allowed = ", ".join(dict.fromkeys(method for route in routes for method in route.methods))
-    response = CallRefused(405, f"This path is for {allowed}.").response()
-    response.headers = [*response.headers, ("Allow", allowed)]
-    return response
+    return CallRefused(405, f"This path is for {allowed}.", allow=allowed)
 
 
 def _check_version(request: Request) -> None:

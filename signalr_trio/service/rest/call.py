@@ -30,17 +30,25 @@ _INT32_MAX = (1 << 31) - 1
 class CallRefused(SignalRError):
     """Why a call is answered with an error. Never leaves the REST API."""
 
-    def __init__(self, status: int, message: str, *, code: str | None = None) -> None:
+    def __init__(
+        self, status: int, message: str, *, code: str | None = None, allow: str | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
+        given = {"x-ms-error-code": code, "Allow": allow}
+        self._headers = [(name, value) for name, value in given.items() if value is not None]
 
-    def response(self) -> Response:
-        """An ErrorDetail (swagger), and its code where the SDK looks for it."""
-        if self.code is None:
-            return json_response({"message": str(self)}, self.status)
-        response = json_response({"code": self.code, "message": str(self)}, self.status)
-        response.headers = [*response.headers, ("x-ms-error-code", self.code)]
+    def response(self, *, in_text: bool) -> Response:
+        """An ErrorDetail, or text alone as v1 has it (swagger); its code where the SDK looks."""
+        message = str(self)
+        if in_text:
+            headers = [("Content-Type", "text/plain; charset=utf-8")]
+            response = Response(self.status, message.encode(), headers)
+        else:
+            code = {} if self.code is None else {"code": self.code}
+            response = json_response({**code, "message": message}, self.status)
+        response.headers = [*response.headers, *self._headers]
         return response
 
 

@@ -246,10 +246,10 @@ async def test_calls_one_after_the_other_on_one_connection(room: Room) -> None:
     for _ in range(2):
         await stream.send_all(head.encode() + NAME)
         await settle()
-    for result in ("first", "second"):
-        room.say("1", Completion(await room.question("1"), result))
-        await settle()
-        assert f'{{"result":"{result}"}}'.encode() in bytes(await stream.receive_some())
+    with trio.fail_after(20):
+        for result in ("first", "second"):
+            room.say("1", Completion(await room.question("1"), result))
+            assert f'{{"result":"{result}"}}'.encode() in bytes(await stream.receive_some())
     await stream.aclose()
 
 

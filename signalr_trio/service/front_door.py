@@ -15,11 +15,8 @@ import attrs
 from signalr_trio.background import open_background
 from signalr_trio.connection_string import DEVELOPMENT, Endpoint, parse_connection_string
 from signalr_trio.link.websocket import WebSocketLink, agreement_header, agreement_in
-from signalr_trio.service.negotiation import (
-    connect_client,
-    negotiate,
-    text_response,
-)
+from signalr_trio.service.client_door import ClientRequest, serve_client
+from signalr_trio.service.negotiation import negotiate, text_response
 from signalr_trio.service.options import ServiceOptions
 from signalr_trio.service.rest import RestApi
 from signalr_trio.service.service import Service
@@ -31,7 +28,7 @@ from signalr_trio.tokens import (
     verify_token,
 )
 from signalr_trio.transport.endpoint import without_token
-from signalr_trio.transport.http import Request, Response, Upgrade, serve_listeners
+from signalr_trio.transport.http import Answer, Request, Response, Upgrade, serve_listeners
 from signalr_trio.transport.network import TCP, Network, listening
 from signalr_trio.transport.stream import Flusher
 from signalr_trio.transport.websocket import WebSocket
@@ -101,12 +98,12 @@ class _FrontDoor:
         self._keys = keys
         self._rest = RestApi(service, endpoint, self._may_call)
 
-    async def handle(self, request: Request) -> Response | Upgrade:
+    async def handle(self, request: Request) -> Answer:
         path = request.path.lower().rstrip("/")
         if path in ("/api/v1/health", "/api/health"):
             return self._health(request)
         if path.startswith("/api/"):
-            return await self._rest.answer(request)
+            return self._rest.answer(request)
         if path not in ("/client/negotiate", "/client", "/server"):
             return Response(404)
         hub = self._hub(request)
@@ -117,12 +114,11 @@ class _FrontDoor:
         claims = self._authenticate(request, self._endpoint.client_audience(hub))
         if claims is None:
             return Response(401)
-        if self._service.stopping:
-            return Response(503)
-        if path == "/client/negotiate":
-            return negotiate(self._service, request, claims)
-        query = _app_query(request)
-        return connect_client(self._service, hub, request, claims, query_string=query)
+        accepting = not self._service.stopping
+        if path == "/client":
+            client = ClientRequest(request, hub, claims, _app_query(request))
+            return await serve_client(self._service, client, accepting=accepting)
+        return negotiate(self._service, request, claims) if accepting else Response(503)
 
     def _health(self, request: Request) -> Response:
         if request.method not in ("GET", "HEAD"):

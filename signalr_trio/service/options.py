@@ -17,6 +17,16 @@ class ServiceOptions:
     one, so that official clients and servers find what they expect.
     """
 
+    transports: tuple[str, ...] = ("WebSockets", "ServerSentEvents", "LongPolling")
+    """What clients are offered, in the order in which they try."""
+    poll_timeout: float = 90.0
+    """A poll is answered with nothing after so long."""
+
+    stateful_reconnect: bool = True
+    """Whether clients that ask for it may go on with another WebSocket when theirs is lost."""
+    reconnect_window: float = 15.0
+    """So long they may be without one."""
+
     keep_alive: float = 15.0
     """A hub ping goes to a client that was sent nothing for so long."""
     client_timeout: float = 30.0

@@ -9,12 +9,12 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
-import attrs
 import trio
 
 from signalr_trio.link.link import Link
 from signalr_trio.service.draining import drain
 from signalr_trio.service.groups import Groups
+from signalr_trio.service.http_connection import HttpConnection
 from signalr_trio.service.options import ServiceOptions
 from signalr_trio.service.server_connection import Server, ServerConnection
 from signalr_trio.service.session import ClientSession
@@ -56,19 +56,12 @@ class ServiceHub:
         return any(session.user_id == user_id for session in self.groups.members(group))
 
 
-@attrs.define
-class _Negotiated:
-    connection_id: str
-    claims: Claims
-    expires: float
-
-
 class Service:
     """The core of the service, without sockets of its own.
 
-    ``async with service.running()`` runs it; meanwhile ``serve_client`` and ``serve_server`` are
-    awaited for each connection by whoever accepted it, so that each of them is in its caller's
-    nursery. ``chance`` is the one source of randomness.
+    ``async with service.running()`` runs it; meanwhile ``serve_server``, and the ``run`` of each
+    ``new_client``, are awaited by whoever accepted the connection, so that each of them is in its
+    caller's nursery. ``chance`` is the one source of randomness.
     """
 
     def __init__(
@@ -87,7 +80,8 @@ class Service:
         self._hubs: dict[str, ServiceHub] = {}
         self._servers: dict[Server, None] = {}
         self._sessions: dict[ClientSession, None] = {}
-        self._negotiated: dict[str, _Negotiated] = {}
+        self.http_connections: dict[str, HttpConnection] = {}
+        """What was negotiated, by its token, until it is over."""
         self._nursery: trio.Nursery | None = None
 
     @asynccontextmanager
@@ -128,8 +122,8 @@ class Service:
             now = trio.current_time()
             for session in list(self._sessions):
                 session.tick(now)
-            for token in [key for key, one in self._negotiated.items() if one.expires <= now]:
-                del self._negotiated[token]
+            for token in [key for key, one in self.http_connections.items() if one.expires <= now]:
+                self.http_connections.pop(token).expire()
             # Time alone makes a late comer a target (``_is_same``).
             self._targets_changed()
 
@@ -151,25 +145,21 @@ class Service:
     def client_count(self) -> int:
         return len(self._sessions)
 
-    def negotiate(self, claims: Claims, *, version: int) -> tuple[str, str]:
-        """A new connection id and the token that a client connects with (the id for version 0)."""
+    def negotiate(self, claims: Claims, *, version: int, stateful: bool = False) -> HttpConnection:
+        """A new connection; its token is its id for version 0."""
         connection_id = self.new_id()
         token = self.new_id() if version > 0 else connection_id
         expires = trio.current_time() + _NEGOTIATED
-        self._negotiated[token] = _Negotiated(connection_id, claims, expires)
-        return connection_id, token
-
-    def take_negotiated(self, token: str) -> tuple[str, Claims] | None:
-        """The id and claims that were negotiated, once; None if there are none (any more)."""
-        found = self._negotiated.pop(token, None)
-        return None if found is None else (found.connection_id, found.claims)
+        connection = HttpConnection(connection_id, token, claims, expires, stateful)
+        self.http_connections[token] = connection
+        return connection
 
     def new_id(self) -> str:
         """16 random bytes as 22 characters, as ASP.NET Core writes its ids."""
         random_bytes = self._chance.randbytes(16)
         return base64.urlsafe_b64encode(random_bytes).rstrip(b"=").decode("ascii")
 
-    def serve_client(
+    def new_client(
         self,
         hub_name: str,
         transport: ClientTransport,
@@ -179,15 +169,14 @@ class Service:
         token: str | None = None,
         query_string: str = "",
         headers: dict[str, list[str | None]] | None = None,
-    ) -> Awaitable[None]:
-        """Serves one client until it has gone, and its last hand-over is over.
+    ) -> ClientSession:
+        """A client that has come; await its ``run``.
 
         ``token`` is what it connected with; None: its id.
         """
-        hub = self.hub(hub_name)
-        session = ClientSession(
+        return ClientSession(
             self,
-            hub,
+            self.hub(hub_name),
             transport,
             connection_id=connection_id,
             claims=claims,
@@ -195,7 +184,6 @@ class Service:
             query_string=query_string,
             headers=headers,
         )
-        return session.run()
 
     def begun(self, session: ClientSession) -> None:
         """A client has come; nobody knows yet what it wants."""
@@ -204,6 +192,7 @@ class Service:
     def ended(self, session: ClientSession) -> None:
         """A client and its last hand-over are over."""
         self._sessions.pop(session, None)
+        self.http_connections.pop(session.token, None)
         self.progress.unpark_all()
 
     def admit(self, session: ClientSession) -> None:

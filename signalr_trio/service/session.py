@@ -49,6 +49,10 @@ _LARGEST_VERSION = 2
 _EXPIRES_AT = "asrs.s.aeo"
 _NOT_A_HANDSHAKE = "An unexpected error occurred during connection handshake."
 _TIMED_OUT = "Handshake was canceled."
+_TEXT_ONLY = (
+    "Cannot use the '{}' protocol on the current transport. "
+    "The transport does not support 'Binary' transfer format."
+)
 _SERVER_LOST = "The connection to the hub server was lost."
 _NO_SERVER = "No hub server is connected to the service for this hub. Try again later."
 
@@ -197,33 +201,39 @@ class ClientSession:
                 if len(buffer) > options.max_message_size:
                     break
             else:
-                self.handshake_frame, rest = split
-                return rest if await self._open() else None
+                self.handshake_frame, behind = split
+                request = await self._open()
+                if request is None:
+                    return None
+                return self._transport.agreed(self.protocol, request.version, behind)
         self._refuse(_TIMED_OUT)
         return None
 
-    async def _open(self) -> bool:
+    async def _open(self) -> HandshakeRequest | None:
+        """None if the client is refused."""
         try:
             request = handshake.parse_request(self.handshake_frame)
         except ProtocolError as fault:
             log.info("client %s: bad handshake: %s", self.id, fault)
             self._refuse(_NOT_A_HANDSHAKE)
-            return False
+            return None
         protocol = hub_protocol(request.protocol)
         if protocol is None or request.version > _LARGEST_VERSION:
             self._refuse(_unsupported(request, known=protocol is not None))
-            return False
+            return None
+        if protocol.binary and self._transport.text_only:
+            self._refuse(_TEXT_ONLY.format(protocol.name))
+            return None
         self.protocol = protocol
-        self._transport.binary = protocol.binary
         self._splitter = protocol.splitter(self.service.options.max_message_size)
         connection = await self.service.wait_for_server(self.hub, self.service.options.connect_wait)
         if connection is None:
             log.warning("client %s: no server for hub %s", self.id, self.hub.name)
             self._refuse(_NO_SERVER)
-            return False
+            return None
         self.service.admit(self)
         connection.open(self)
-        return True
+        return request
 
     def _refuse(self, error: str) -> None:
         self._transport.binary = False
@@ -347,9 +357,10 @@ class ClientSession:
     def tick(self, now: float) -> None:
         """Once a second: keep-alive towards the client, and its time-out."""
         options = self.service.options
+        self._transport.tick(now)
         if not self.answered or self.gone:
             return
-        if now - self._sent_at >= options.keep_alive:
+        if now - self._sent_at >= options.keep_alive and not self._transport.keeps_alive:
             self._send(self.protocol.write(Ping()))
         silent = now - self._heard_at
         if self._pings and not self._stalled and silent > options.client_timeout:

@@ -89,13 +89,14 @@ class Room:
 
     async def question(self, id: str) -> str:
         """The id of the next question that a client is asked; waits for one."""
-        while True:
-            for one in self.received(id):
-                question = one.invocation_id if isinstance(one, Invocation) else None
-                if question is not None and question not in self.seen:
-                    self.seen.add(question)
-                    return question
-            await trio.sleep(0.01)
+        with trio.fail_after(60):
+            while True:
+                for one in self.received(id):
+                    question = one.invocation_id if isinstance(one, Invocation) else None
+                    if question is not None and question not in self.seen:
+                        self.seen.add(question)
+                        return question
+                await trio.sleep(0.01)
 
     @property
     def heard(self) -> dict[str, list[Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import logging
 from typing import Any
 
 import msgpack
@@ -134,6 +135,16 @@ async def test_a_client_that_gives_no_result(
         await asked.answer(result, error)
     assert asked.status == 502
     assert asked.json["message"].startswith(message)
+
+
+async def test_what_a_client_says_is_not_in_the_log(
+    room: Room, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "signalr_trio")
+    async with trio.open_nursery() as nursery:
+        await Asked(room, nursery, "1").answer(error="private")
+    assert "/connections/1/:invoke: 502" in caplog.text
+    assert "private" not in caplog.text
 
 
 async def test_a_client_that_is_not_there(room: Room) -> None:

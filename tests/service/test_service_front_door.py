@@ -168,7 +168,7 @@ async def test_an_id_is_good_once(door: Door) -> None:
     token = json.loads(answer.body)["connectionToken"]
     path = f"/client/?hub=chat&id={token}"
     async with door.websocket(path, client_token()):
-        assert await door.refusal(path, client_token()) == 404
+        assert await door.refusal(path, client_token()) == 409
     assert await door.refusal("/client/?hub=chat&id=nobodys", client_token()) == 404
 
 

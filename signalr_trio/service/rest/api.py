@@ -3,6 +3,9 @@
 Paths, parameters and status codes are those of ``docs/swagger`` in Azure/azure-signalr: v1 below
 ``/api/v1/hubs/{hub}``, 2022-06-01 to 2024-12-01 below ``/api/hubs/{hub}``. Either answers to the
 routes of the other as well, and ``/:send`` may be left out: official emulator.
+
+``/api/auth/accessKey`` is none of the routes: it is for servers that log in with Entra ID, and this
+service knows access keys only.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ from signalr_trio.service.rest.invoke import invoke
 from signalr_trio.service.rest.payload import encode, read_item_payloads, read_payloads
 from signalr_trio.service.sending import close, send
 from signalr_trio.tokens import NAME_IDENTIFIER, make_token
-from signalr_trio.transport.http import Request, Response
+from signalr_trio.transport.http import Pending, Request, Response
 
 if TYPE_CHECKING:
     from signalr_trio.service.service import Service
@@ -71,8 +74,7 @@ def _group(call: Call) -> list[ClientSession]:
 
 # -- what is done; None is the success that the route stands for ------------------------------
 
-_Answer = Response | None
-_Handle = Callable[[Call], _Answer | Awaitable[Response]]
+_Answer = Response | Pending | None
 
 
 def _send(audience: _Audience, call: Call) -> None:
@@ -197,7 +199,7 @@ def _generate_token(call: Call) -> Response:
 class _Route:
     methods: tuple[str, ...]
     template: tuple[str, ...]
-    handle: _Handle
+    handle: Callable[[Call], _Answer]
     success: int
     success_v1: int
 
@@ -217,7 +219,7 @@ class _Route:
 def _route(
     methods: str,
     template: str,
-    handle: _Handle,
+    handle: Callable[[Call], _Answer],
     success: int,
     success_v1: int | None = None,
 ) -> _Route:
@@ -280,14 +282,16 @@ class RestApi:
         self._endpoint = endpoint
         self._may_call = may_call
 
-    async def answer(self, request: Request) -> Response:
+    def answer(self, request: Request) -> Response | Pending:
         try:
-            return await self._answer(request)
+            answer = self._answer(request)
         except CallRefused as refused:
-            log.info("%s %s: %d: %s", request.method, request.raw_path, refused.status, refused)
-            return refused.response(in_text=request.path.lower().startswith("/api/v1/"))
+            return _refuse(request, refused)
+        if isinstance(answer, Pending):
+            return Pending(partial(_answer_later, request, answer.respond))
+        return answer
 
-    async def _answer(self, request: Request) -> Response:
+    def _answer(self, request: Request) -> Response | Pending:
         is_v1, name, path = _split(request.raw_path)
         found = [(route, names) for route in _ROUTES if (names := route.match(path)) is not None]
         if not found:
@@ -304,9 +308,21 @@ class RestApi:
         route, names = asked[0]
         hub = self._service.hub(hub_name(request, name))
         answer = route.handle(Call(request, hub, self._endpoint, names))
-        if isinstance(answer, Awaitable):
-            return await answer
         return answer or Response(route.success_v1 if is_v1 else route.success)
+
+
+async def _answer_later(request: Request, respond: Callable[[], Awaitable[Response]]) -> Response:
+    try:
+        return await respond()
+    except CallRefused as refused:
+        return _refuse(request, refused)
+
+
+def _refuse(request: Request, refused: CallRefused) -> Response:
+    # What a client says is a payload, and not for the log.
+    reason = "the client's error" if refused.status == 502 else refused
+    log.info("%s %s: %d: %s", request.method, request.raw_path, refused.status, reason)
+    return refused.response(in_text=request.path.lower().startswith("/api/v1/"))
 
 
 def _split(raw_path: str) -> tuple[bool, str, list[str]]:

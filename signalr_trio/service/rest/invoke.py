@@ -7,6 +7,7 @@ client's completion as it came, with the name of its hub protocol in ``X-ASRS-Pr
 from __future__ import annotations
 
 import base64
+from functools import partial
 from typing import TYPE_CHECKING
 
 import attrs
@@ -18,7 +19,7 @@ from signalr_trio.protocol.encodings import HUB_PROTOCOLS
 from signalr_trio.protocol.messages import Completion, NoResult
 from signalr_trio.service.rest.call import Call, CallRefused, invalid
 from signalr_trio.service.rest.payload import read_invocation
-from signalr_trio.transport.http import Response
+from signalr_trio.transport.http import Pending, Response
 
 if TYPE_CHECKING:
     from signalr_trio.service.session import ClientSession
@@ -53,8 +54,12 @@ class _Question:
         self.ended.set()
 
 
-async def invoke(call: Call) -> Response:
+def invoke(call: Call) -> Pending:
     """Calls the client and waits: for its answer, its end, the end of the caller, or 30 s."""
+    return Pending(partial(_invoke, call))
+
+
+async def _invoke(call: Call) -> Response:
     session = call.hub.sessions.get(call.connection)
     if session is None:
         raise CallRefused(404, "There is no such connection.", code=_NOT_THERE)
@@ -62,9 +67,12 @@ async def invoke(call: Call) -> Response:
     payload = _payload(call, session, question.id)
     try:
         session.ask(question, {session.protocol.name: payload})
-        await _end_of(question, call)
+        with trio.move_on_after(_PATIENCE):
+            await question.ended.wait()
     finally:
         session.asks_no_more(None, question.id)
+    if not question.ended.is_set():
+        raise CallRefused(504, f"The client did not answer in {_PATIENCE:g} s.")
     if question.completion is None:
         raise CallRefused(404, question.error, code=_NOT_THERE)
     accepted = (call.request.header("accept") or "").lower()
@@ -80,25 +88,6 @@ def _payload(call: Call, session: ClientSession, id: str) -> bytes:
         return protocol.write(attrs.evolve(invocation, invocation_id=id))
     except (ProtocolError, TypeError, ValueError) as fault:
         raise invalid(str(fault)) from None
-
-
-async def _end_of(question: _Question, call: Call) -> None:
-    with trio.move_on_after(_PATIENCE) as patience:
-        async with trio.open_nursery() as nursery:
-
-            async def end_with_the_caller() -> None:
-                await call.request.hung_up()
-                nursery.cancel_scope.cancel()
-
-            nursery.start_soon(end_with_the_caller)
-            await question.ended.wait()
-            nursery.cancel_scope.cancel()
-    if question.ended.is_set():
-        return
-    if patience.cancelled_caught:
-        raise CallRefused(504, f"The client did not answer in {_PATIENCE:g} s.")
-    # 499 is nginx's; nobody is there to read it.
-    raise CallRefused(499, "The caller did not wait for the answer.")
 
 
 def _as_it_came(protocol: str, payload: bytes) -> Response:

@@ -17,8 +17,9 @@ from signalr_trio.connection_string import DEVELOPMENT, Endpoint, parse_connecti
 from signalr_trio.link.websocket import WebSocketLink, agreement_header, agreement_in
 from signalr_trio.service.client_door import ClientRequest, serve_client
 from signalr_trio.service.negotiation import negotiate, text_response
-from signalr_trio.service.options import ServiceOptions
+from signalr_trio.service.options import ServiceMode, ServiceOptions
 from signalr_trio.service.rest import RestApi
+from signalr_trio.service.serverless import checked_mode, serverless, upstream_sender
 from signalr_trio.service.service import Service
 from signalr_trio.tokens import (
     Claims,
@@ -32,6 +33,7 @@ from signalr_trio.transport.http import Answer, Request, Response, Upgrade, serv
 from signalr_trio.transport.network import TCP, Network, listening
 from signalr_trio.transport.stream import Flusher
 from signalr_trio.transport.websocket import WebSocket
+from signalr_trio.upstream import Upstream
 
 __all__ = ["RunningService", "open_service"]
 
@@ -57,6 +59,8 @@ async def open_service(
     host: str = "127.0.0.1",
     port: int | None = None,
     secondary_key: str | None = None,
+    mode: ServiceMode | str = ServiceMode.DEFAULT,
+    upstreams: Sequence[Upstream] = (),
     options: ServiceOptions | None = None,
     network: Network = TCP,
     chance: random.Random | None = None,
@@ -69,17 +73,23 @@ async def open_service(
     hand-overs under way may end (5 s), clients are told to reconnect, and the server connections
     are closed.
 
-    Raises ConfigurationError for a connection string that cannot be used, OSError if the port is
-    taken.
+    In the modes serverless and classic, what clients without a hub server do is posted to
+    ``upstreams``, the first that matches; both keys sign it. These are connected to over TCP,
+    whatever ``network`` is.
+
+    Raises ConfigurationError for a connection string or a mode that cannot be used, OSError if the
+    port is taken.
     """
     endpoint = parse_connection_string(connection_string)
     keys = [endpoint.access_key] + ([secondary_key] if secondary_key else [])
-    service = Service(options, chance=chance)
+    service = Service(options, mode=checked_mode(mode, upstreams), chance=chance)
     door = _FrontDoor(service, endpoint, keys)
     flusher = Flusher()
     async with (
+        upstream_sender(upstreams, service.options) as send,
         listening(network, host, endpoint.port if port is None else port) as (listeners, bound),
         open_background() as background,
+        serverless(service, upstreams, keys, send, background),
     ):
         background.start_soon(flusher.run)
         background.start_soon(partial(serve_listeners, door.handle, listeners, flusher=flusher))

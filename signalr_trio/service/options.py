@@ -1,12 +1,25 @@
-"""The service's figures, each with its default and unit."""
+"""The service's mode, and its figures, each with its default and unit."""
 
 from __future__ import annotations
 
+import enum
+
 import attrs
 
-__all__ = ["ServiceOptions"]
+__all__ = ["ServiceMode", "ServiceOptions"]
 
 _MIB = 1 << 20
+
+
+class ServiceMode(enum.Enum):
+    """Who serves clients, as in Azure SignalR Service."""
+
+    DEFAULT = "default"
+    """Hub servers."""
+    SERVERLESS = "serverless"
+    """Upstreams, that is webhooks; hub servers are refused."""
+    CLASSIC = "classic"
+    """A hub server if there is one when the client comes, else the upstreams."""
 
 
 @attrs.frozen(kw_only=True)
@@ -71,6 +84,11 @@ class ServiceOptions:
     """Between its migrating close and the open elsewhere, for the old ``OnDisconnected``."""
     late_comer: float = 5.0
     """A server that comes under the id of one that goes takes none of its clients for so long."""
+
+    upstream_timeout: float = 100.0
+    """For the answer of an upstream, in serverless and classic mode."""
+    upstream_connections: int = 100
+    """To all upstreams together; more webhooks wait for their turn."""
 
     stop_timeout: float = 5.0
     """When the service stops: how long hand-overs under way may take."""

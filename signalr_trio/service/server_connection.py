@@ -17,6 +17,7 @@ from signalr_trio.protocol.service_messages import (
     SHUTDOWN,
     CloseConnection,
     ConnectionData,
+    ConnectionType,
     HandshakeRequest,
     HandshakeResponse,
     Headers,
@@ -26,6 +27,7 @@ from signalr_trio.protocol.service_messages import (
     ServiceMessage,
 )
 from signalr_trio.service.open_calls import OpenCalls
+from signalr_trio.service.options import ServiceMode
 from signalr_trio.service.routing import HANDLERS
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ __all__ = ["Server", "ServerConnection"]
 log = logging.getLogger("signalr_trio.service")
 
 _VERSION = 1
+_NO_HUB_SERVERS = "The service is in serverless mode, which has no hub servers."
 
 
 class Server:
@@ -46,10 +49,19 @@ class Server:
     incarnation: a restart under a fixed name.
     """
 
-    def __init__(self, id: str, instance: str | None, *, embedded: bool = False) -> None:
+    def __init__(
+        self,
+        id: str,
+        instance: str | None,
+        *,
+        embedded: bool = False,
+        fallback: bool = False,
+    ) -> None:
         self.id = id
         self.instance = instance
         self.embedded = embedded
+        self.fallback = fallback
+        """Whether it stands in for a hub server, in serverless and classic mode."""
         self.connections: dict[ServerConnection, None] = {}
         self.incoming = 0
         """Clients that are on their way here."""
@@ -206,10 +218,20 @@ class ServerConnection:
         if request.version != _VERSION:
             self.link.send(HandshakeResponse(f"Version {request.version} is not supported; 1 is."))
             raise ProtocolError(f"{self.server.id} speaks version {request.version}")
+        if self._is_out_of_place(request):
+            log.warning("%r: refused. %s", self, _NO_HUB_SERVERS)
+            self.link.send(HandshakeResponse(_NO_HUB_SERVERS))
+            raise ProtocolError(f"{self.server.id} wants to serve clients")
         self.migration_level = request.migration_level
         self.link.send(HandshakeResponse(connection_id=self.id))
         self.service.connection_ready(self)
         return messages[1:]
+
+    def _is_out_of_place(self, request: HandshakeRequest) -> bool:
+        """In serverless mode there are no hub servers, but weak connections, which only send: the
+        Management SDK has them."""
+        serverless = self.service.mode is ServiceMode.SERVERLESS and not self.server.fallback
+        return serverless and request.connection_type != ConnectionType.WEAK
 
     async def _keep_alive(self, scope: trio.CancelScope) -> None:
         """Pings first, since .NET servers ping only when they hear something."""

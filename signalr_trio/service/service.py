@@ -11,11 +11,11 @@ from typing import Any
 
 import trio
 
-from signalr_trio.link.link import Link
+from signalr_trio.link.link import Agreement, Link
 from signalr_trio.service.draining import drain
 from signalr_trio.service.groups import Groups
 from signalr_trio.service.http_connection import HttpConnection
-from signalr_trio.service.options import ServiceOptions
+from signalr_trio.service.options import ServiceMode, ServiceOptions
 from signalr_trio.service.server_connection import Server, ServerConnection
 from signalr_trio.service.session import ClientSession
 from signalr_trio.tokens import Claims
@@ -65,9 +65,16 @@ class Service:
     """
 
     def __init__(
-        self, options: ServiceOptions | None = None, *, chance: random.Random | None = None
+        self,
+        options: ServiceOptions | None = None,
+        *,
+        mode: ServiceMode = ServiceMode.DEFAULT,
+        chance: random.Random | None = None,
     ) -> None:
         self.options = options or ServiceOptions()
+        self.mode = mode
+        self.serve_without_server: Callable[[str], None] | None = None
+        """Connects what stands in for a hub server, by the name of the hub."""
         self.slots = trio.Semaphore(self.options.slots)
         self.targets = trio.lowlevel.ParkingLot()
         """Unparked when there may be a server for a client that waits for one."""
@@ -227,19 +234,23 @@ class Service:
     async def serve_server(self, hub_name: str, link: Link, *, server_id: str, cid: str) -> None:
         """Serves one server connection until it has ended."""
         agreement = link.agreement
-        instance = agreement.instance if agreement is not None else None
-        embedded = agreement is not None and agreement.embedded
-        server = self._incarnation(server_id, instance, embedded=embedded)
+        server = self._incarnation(server_id, agreement)
         connection = ServerConnection(self, self.hub(hub_name), link, server, cid)
         server.connections[connection] = None
         await connection.run()
 
-    def _incarnation(self, id: str, instance: str | None, *, embedded: bool) -> Server:
+    def _incarnation(self, id: str, agreement: Agreement | None) -> Server:
+        instance = agreement.instance if agreement is not None else None
         for server in self._servers:
             same = server.id == id and server.instance == instance
             if same and (instance is not None or not server.draining):
                 return server
-        server = Server(id, instance, embedded=embedded)
+        server = Server(
+            id,
+            instance,
+            embedded=agreement is not None and agreement.embedded,
+            fallback=agreement is not None and agreement.fallback,
+        )
         self._servers[server] = None
         return server
 
@@ -279,15 +290,20 @@ class Service:
         """The server connection for a client: of the server with the fewest clients.
 
         None if there is no server that may be given one. Clients of ``leaving`` do not go back to
-        it, nor to one that has come under its id so lately that it may be the same process.
+        it, nor to one that has come under its id so lately that it may be the same process; and a
+        client that is with a hub server stays with hub servers.
         """
         best: ServerConnection | None = None
-        best_load: tuple[int, int] | None = None
+        best_load: tuple[bool, int, int] | None = None
         for connection in hub.connections:
             server = connection.server
             if server.draining or (leaving is not None and self._is_same(server, leaving)):
                 continue
-            load = (server.load, len(connection.sessions))
+            if server.fallback and leaving is not None:
+                continue
+            if self.mode is ServiceMode.SERVERLESS and not server.fallback:
+                continue
+            load = (server.fallback, server.load, len(connection.sessions))
             if best_load is None or load < best_load:
                 best, best_load = connection, load
         return best
@@ -300,13 +316,18 @@ class Service:
 
     async def wait_for_server(self, hub: ServiceHub, patience: float) -> ServerConnection | None:
         """The connection for a new client; waits a little for the first server to come."""
-        with trio.move_on_after(patience):
-            while (connection := self.choose_server(hub)) is None:
-                await self.targets.park()
-            return connection
-        return None
+        connection = self.choose_server(hub)
+        if connection is None:
+            with trio.move_on_after(patience):
+                while connection is None:
+                    if self.serve_without_server is not None:
+                        self.serve_without_server(hub.name)
+                    await self.targets.park()
+                    connection = self.choose_server(hub)
+        return connection
 
     def servers_of(self, hub: ServiceHub) -> str:
         """The answer to a ``servers`` ping: a timestamp and the ids of all servers."""
-        ids = dict.fromkeys(connection.server.id for connection in hub.connections)
+        servers = (connection.server for connection in hub.connections)
+        ids = dict.fromkeys(server.id for server in servers if not server.fallback)
         return f"{int(trio.current_time() * 1000)}:{';'.join(ids)}"

@@ -74,6 +74,7 @@ class ClientSession:
         "_pings",
         "_reading",
         "_resumed",
+        "_sends",
         "_sent_at",
         "_splitter",
         "_stalled",
@@ -153,6 +154,8 @@ class ClientSession:
         now = trio.current_time()
         self._heard_at = now
         self._sent_at = now
+        self._sends = False
+        """Whether something was sent since the last tick."""
 
     # -- the client's side ------------------------------------------------------------------
 
@@ -360,7 +363,11 @@ class ClientSession:
         self._transport.tick(now)
         if not self.answered or self.gone:
             return
-        if now - self._sent_at >= options.keep_alive and not self._transport.keeps_alive:
+        if self._sends:
+            # Looked at once a second: asking for the time with each message would cost more.
+            self._sends = False
+            self._sent_at = now
+        elif now - self._sent_at >= options.keep_alive and not self._transport.keeps_alive:
             self._send(self.protocol.write(Ping()))
         silent = now - self._heard_at
         if self._pings and not self._stalled and silent > options.client_timeout:
@@ -420,7 +427,7 @@ class ClientSession:
             if self._early_size > self.service.options.hold_limit:
                 self.close("Too much was sent to a client before its handshake was through.")
             return
-        self._sent_at = trio.current_time()
+        self._sends = True
         self._transport.send_shared(shared)
         if self._transport.buffered > self.service.options.client_buffer:
             self._too_slow()
@@ -469,7 +476,7 @@ class ClientSession:
     def _send(self, payload: bytes) -> None:
         if self.gone:
             return
-        self._sent_at = trio.current_time()
+        self._sends = True
         self._transport.send(payload)
         if self._transport.buffered > self.service.options.client_buffer:
             self._too_slow()

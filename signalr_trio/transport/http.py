@@ -9,7 +9,7 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from email.utils import formatdate
-from functools import partial
+from functools import lru_cache, partial
 from http import HTTPStatus
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -50,6 +50,9 @@ MAX_HEAD = 32 * 1024
 HEADER_TIMEOUT = 15.0
 #: Seconds that a connection is kept without a request, and for an answer to be taken.
 IDLE_TIMEOUT = 120.0
+
+#: So many bytes the kernel takes at once, unless the client does not read at all.
+_HARDLY_ANY = 16 * 1024
 
 _logger = logging.getLogger("signalr_trio.http")
 
@@ -347,10 +350,11 @@ class _HttpConnection:
             if idle.cancelled_caught:
                 return None
             event = self._h11.next_event()
-        with trio.move_on_after(self._header_timeout):
-            while event is h11.NEED_DATA:
-                await self._receive()
-                event = self._h11.next_event()
+        if event is h11.NEED_DATA:
+            with trio.move_on_after(self._header_timeout):
+                while event is h11.NEED_DATA:
+                    await self._receive()
+                    event = self._h11.next_event()
         self._served = True
         if isinstance(event, h11.Request):
             # h11 bounds heads that come in pieces only.
@@ -435,7 +439,9 @@ class _HttpConnection:
         )
 
     async def _taken(self) -> None:
-        """Waits, not for ever, until the kernel has all that was written."""
+        """Waits, not for ever, while much of what was written has not left."""
+        if self._stream.buffered <= _HARDLY_ANY:
+            return
         with trio.move_on_after(IDLE_TIMEOUT) as sending:
             await self._stream.drained()
         if sending.cancelled_caught:
@@ -548,4 +554,9 @@ def _reason(status: int) -> bytes:
 
 
 def _now() -> str:
-    return formatdate(time.time(), usegmt=True)
+    return _date(int(time.time()))
+
+
+@lru_cache(maxsize=1)
+def _date(seconds: int) -> str:
+    return formatdate(seconds, usegmt=True)

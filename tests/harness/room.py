@@ -120,13 +120,17 @@ class Room:
 
 
 @asynccontextmanager
-async def open_room() -> AsyncGenerator[Room]:
-    """A service with the hub "chat", a hub server that does nothing, and the clients."""
+async def open_room(mode: str = "default") -> AsyncGenerator[Room]:
+    """A service with the hub "chat", a hub server that does nothing, and the clients.
+
+    In mode serverless the hub server does not come.
+    """
     network = MemoryNetwork()
-    async with open_service(network=network) as running, trio.open_nursery() as nursery:
+    async with open_service(network=network, mode=mode) as running, trio.open_nursery() as nursery:
         service = running.service
         server = ScriptedServer(service, nursery, "A")
-        server.connect("chat")
+        if mode == "default":
+            server.connect("chat")
         await settle()
         clients: dict[str, Client] = {}
         for number, user in enumerate(["ann", "ann", "bob", None], 1):

@@ -12,7 +12,7 @@ import pytest
 import trio
 from harness.clients import JSON
 from harness.cluster import settle
-from harness.room import ENDPOINT, MSGPACK, Room
+from harness.room import ENDPOINT, MSGPACK, Room, open_room
 from harness.servers import ScriptedServer
 
 from signalr_trio.protocol.messages import NO_RESULT, Completion, Invocation
@@ -203,6 +203,13 @@ async def test_the_clients_server_has_no_part_in_it(room: Room, own: bool) -> No
         assert asked.json == {"result": "Ann"}
         assert b.data_of("1") == room.server.data_of("1") == []
         nursery.cancel_scope.cancel()
+
+
+async def test_a_client_without_a_hub_server(autojump_clock) -> None:
+    async with open_room("serverless") as room, trio.open_nursery() as nursery:
+        asked = Asked(room, nursery, "1")
+        await asked.answer("Ann")
+        assert asked.json == {"result": "Ann"}
 
 
 async def test_an_answer_passes_what_is_held(room: Room) -> None:

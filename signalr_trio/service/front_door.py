@@ -16,7 +16,7 @@ from signalr_trio.background import open_background
 from signalr_trio.connection_string import DEVELOPMENT, Endpoint, parse_connection_string
 from signalr_trio.link.websocket import WebSocketLink, agreement_header, agreement_in
 from signalr_trio.service.client_door import ClientRequest, serve_client
-from signalr_trio.service.negotiation import method_not_allowed, negotiate, text_response
+from signalr_trio.service.negotiation import negotiate, text_response
 from signalr_trio.service.options import ServiceMode, ServiceOptions
 from signalr_trio.service.rest import RestApi
 from signalr_trio.service.serverless import checked_mode, serverless, upstream_sender
@@ -132,7 +132,7 @@ class _FrontDoor:
 
     def _health(self, request: Request) -> Response:
         if request.method not in ("GET", "HEAD"):
-            return method_not_allowed()
+            return Response(405, headers=[("Allow", "GET, HEAD")])
         return Response(503 if self._service.stopping else 200)
 
     def _may_call(self, request: Request) -> bool:

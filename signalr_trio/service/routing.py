@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from signalr_trio.link.release import released, state_in
 from signalr_trio.protocol import service_messages as m
 from signalr_trio.protocol.service_protocol import write_claims, write_group_member_page
-from signalr_trio.service.client_results import refuse
+from signalr_trio.service.client_results import ServerQuestion
 from signalr_trio.service.groups import LARGEST_PAGE
 from signalr_trio.service.sending import close, send
 from signalr_trio.tokens import user_id_of
@@ -185,11 +185,12 @@ def _close_group(one: ServerConnection, message: m.CloseGroupConnectionsWithAck)
 
 
 def _invoke_client(one: ServerConnection, message: m.ClientInvocation) -> None:
+    question = ServerQuestion(one, message)
     session = one.hub.sessions.get(message.connection_id)
     if session is None:
-        refuse(one, message, f"Connection '{message.connection_id}' does not exist.")
+        question.fail(f"Connection '{message.connection_id}' does not exist.")
     else:
-        session.ask(one, message)
+        session.ask(question, message.payloads)
 
 
 def _result_is_settled(
@@ -199,7 +200,7 @@ def _result_is_settled(
     since none is told that another asked."""
     session = one.hub.sessions.get(message.connection_id)
     if session is not None:
-        session.asks_no_more(one, message.invocation_id)
+        session.asks_no_more(one.server, message.invocation_id)
 
 
 # -- members and claims -----------------------------------------------------------------------

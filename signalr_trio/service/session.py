@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -26,12 +26,11 @@ from signalr_trio.protocol.hub_protocol import HubProtocol, Peek
 from signalr_trio.protocol.messages import Close, MessageType, Ping
 from signalr_trio.protocol.service_messages import (
     NO_EXPIRY,
-    ClientInvocation,
     ConnectionData,
     DataMessageType,
     UpdateConnectionClaims,
 )
-from signalr_trio.service.client_results import AwaitedResults, refuse
+from signalr_trio.service.client_results import AwaitedResults, Question
 from signalr_trio.service.hand_over import HandOver, Slot
 from signalr_trio.service.hold import Hold
 from signalr_trio.service.open_calls import OpenCalls
@@ -40,7 +39,7 @@ from signalr_trio.tokens import Claims, user_id_of
 from signalr_trio.transport.client_transport import ClientTransport, SharedPayload
 
 if TYPE_CHECKING:
-    from signalr_trio.service.server_connection import ServerConnection
+    from signalr_trio.service.server_connection import Server, ServerConnection
     from signalr_trio.service.service import Service, ServiceHub
 
 __all__ = ["ClientSession"]
@@ -447,18 +446,21 @@ class ClientSession:
         if self._transport.buffered > self.service.options.client_buffer:
             self._too_slow()
 
-    def ask(self, one: ServerConnection, message: ClientInvocation) -> None:
-        """A server invokes a method of the client, and awaits its result (message 34)."""
-        payload = message.payloads.get(self.protocol.name)
+    def ask(self, question: Question, payloads: Mapping[str, bytes]) -> None:
+        """Invokes a method of the client, whose result is awaited.
+
+        ``payloads`` is the invocation in each hub protocol that the client may have.
+        """
+        payload = payloads.get(self.protocol.name)
         if payload is None:
-            refuse(one, message, f"There is no payload for protocol {self.protocol.name}.")
+            question.fail(f"There is no payload for protocol {self.protocol.name}.")
             return
         if self.awaited is None:
             self.awaited = AwaitedResults(self)
-        if message.invocation_id in self.awaited:
-            refuse(one, message, f"Invocation ID '{message.invocation_id}' is already in use.")
+        if question.id in self.awaited:
+            question.fail(f"Invocation ID '{question.id}' is already in use.")
             return
-        self.awaited.add(one, message)
+        self.awaited.add(question)
         self.deliver(SharedPayload(payload, binary=self.protocol.binary))
 
     def update_claims(self, claims: Claims, expires: Timestamp) -> None:
@@ -477,11 +479,11 @@ class ClientSession:
         if self.connection is not None:
             self.connection.link.send(UpdateConnectionClaims(self.id, self.claims))
 
-    def asks_no_more(self, one: ServerConnection, invocation_id: str) -> None:
-        """A server has had the client's result, or does not want it any more."""
+    def asks_no_more(self, server: Server | None, invocation_id: str) -> None:
+        """Who asked has had the client's result, or does not want it any more."""
         if self.awaited is None:
             return
-        self.awaited.forget(one, invocation_id)
+        self.awaited.forget(server, invocation_id)
         self.awaited = self.awaited or None
         if self.calls is not None:
             self.calls.asks_no_more(invocation_id)

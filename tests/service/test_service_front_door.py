@@ -113,6 +113,11 @@ async def test_status_codes(door: Door, method: str, path: str, status: int) -> 
     assert (await door.ask(method, path, client_token())).status == status
 
 
+async def test_a_wrong_method_is_told_the_right_ones(door: Door) -> None:
+    response = await door.ask("POST", "/api/health")
+    assert response.header("allow") == "GET, HEAD"
+
+
 async def test_health_needs_no_token(door: Door) -> None:
     assert (await door.ask("GET", "/api/v1/health")).status == 200
 

@@ -24,7 +24,8 @@ from signalr_trio.protocol.messages import Close, HubMessage, Invocation, Ping
 from signalr_trio.service.front_door import RunningService, open_service
 from signalr_trio.service.rest import api
 from signalr_trio.tokens import make_token
-from signalr_trio.transport.http import MAX_BODY, Response, http_request
+from signalr_trio.transport.http import MAX_BODY, Response
+from signalr_trio.transport.http_client import http_request
 
 ENDPOINT = parse_connection_string(DEVELOPMENT)
 MSGPACK = MessagePackProtocol()

@@ -23,10 +23,27 @@ async def peer():
         yield peer
 
 
-@pytest.fixture(params=["json", "messagepack"])
+WAYS = [
+    ("WebSockets", "json"),
+    ("WebSockets", "messagepack"),
+    ("ServerSentEvents", "json"),
+    ("LongPolling", "json"),
+    ("LongPolling", "messagepack"),
+]
+ALL_TRANSPORTS = pytest.mark.parametrize(
+    "transport", ["WebSockets", "ServerSentEvents", "LongPolling"]
+)
+
+
+@pytest.fixture(params=WAYS, ids=lambda way: "-".join(way))
 async def connection(peer, request):
+    transport, protocol = request.param
     with trio.fail_after(30):
-        async with HubConnection(f"{peer.url}/test", protocol=request.param) as connection:
+        async with HubConnection(
+            f"{peer.url}/test", protocol=protocol, transports=[transport]
+        ) as connection:
+            who = await connection.invoke("WhoAmI")
+            assert transport in (who.get("transport"), who.get("Transport"))
             yield connection
 
 

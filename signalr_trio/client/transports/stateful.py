@@ -166,6 +166,7 @@ class StatefulTransport:
         self._socket = await self._later_sockets.enter_async_context(self._open_socket())
         self._splitter = self._protocol.splitter(self._max_size)
         number, frames = self._buffer.resend()
+        self._room.set()
         again = self._protocol.write(Sequence(number)) + b"".join(frames)
         self._socket.send(again, text=not self._protocol.binary)
 

@@ -25,6 +25,7 @@ from signalr_trio.client.transports.websocket import WebSocketTransport, open_we
 from signalr_trio.errors import ConfigurationError, ConnectionClosed, NegotiateError
 from signalr_trio.protocol.hub_protocol import HubProtocol
 from signalr_trio.protocol.message_buffer import STATEFUL_VERSION
+from signalr_trio.transport.endpoint import without_token
 from signalr_trio.transport.network import Network
 from signalr_trio.transport.stream import Flusher
 
@@ -119,6 +120,7 @@ class Connector:
                     self.protocol,
                     max_size=self.max_message_size,
                     received=received,
+                    url=without_token(address.url),
                 )
                 transport = await stack.enter_async_context(stateful(lasting))
                 received = b""

@@ -9,7 +9,12 @@ from typing import Final
 
 import trio
 
-from signalr_trio.client.transports.posting import REQUEST_TIMEOUT, PostingTransport, opening
+from signalr_trio.client.transports.posting import (
+    CLOSE_TIMEOUT,
+    REQUEST_TIMEOUT,
+    PostingTransport,
+    opening,
+)
 from signalr_trio.client.transports.transport import Target
 from signalr_trio.errors import ConnectionClosed
 from signalr_trio.transport.http import Response
@@ -17,7 +22,6 @@ from signalr_trio.transport.http import Response
 __all__ = ["LongPollingTransport", "open_long_polling"]
 
 _CONNECT_TIMEOUT: Final = 15.0
-_DELETE_TIMEOUT: Final = 5.0
 
 
 class LongPollingTransport(PostingTransport):
@@ -29,7 +33,6 @@ class LongPollingTransport(PostingTransport):
     def __init__(self, target: Target) -> None:
         super().__init__(target)
         self._early = b""
-        self._gone = False  # the server knows the connection no more
 
     async def open(self) -> None:
         """The first poll, which is answered at once. Raises ConnectionClosed, ProtocolError."""
@@ -50,7 +53,6 @@ class LongPollingTransport(PostingTransport):
             response = await self._poll(math.inf)
             if response.status == 200:
                 return response.body
-            self._gone = True
             if response.status == 204:
                 raise ConnectionClosed("the server has ended the connection")
             raise ConnectionClosed(f"{self!r} answered a poll with status {response.status}")
@@ -60,8 +62,7 @@ class LongPollingTransport(PostingTransport):
         return await self._request(self._client, "GET", timeout=timeout)
 
     async def _say_end(self) -> None:
-        if not self._gone:
-            await self._request(self._poster, "DELETE", timeout=_DELETE_TIMEOUT)
+        await self._request(self._poster, "DELETE", timeout=CLOSE_TIMEOUT)
 
 
 @asynccontextmanager

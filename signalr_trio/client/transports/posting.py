@@ -21,7 +21,7 @@ from signalr_trio.transport.endpoint import without_token
 from signalr_trio.transport.http import Response
 from signalr_trio.transport.http_client import HttpClient
 
-__all__ = ["REQUEST_TIMEOUT", "PostingTransport", "opening"]
+__all__ = ["CLOSE_TIMEOUT", "REQUEST_TIMEOUT", "PostingTransport", "opening"]
 
 #: Seconds for the answer to a request, as in the official clients; the server may take its time.
 REQUEST_TIMEOUT: Final = 100.0
@@ -91,8 +91,8 @@ class PostingTransport(ABC):
             with trio.CancelScope() as self._receiving:
                 try:
                     return await self._receive()
-                except ProtocolError as error:
-                    raise ConnectionClosed(str(error)) from error
+                except (ConnectionClosed, ProtocolError) as error:
+                    self._fail(ConnectionClosed(str(error)))
         raise self._closed_error()
 
     async def drained(self, limit: int = 0) -> None:

@@ -37,7 +37,7 @@ Opener: TypeAlias = Callable[[], AbstractAsyncContextManager[WebSocketTransport]
 
 
 class StatefulTransport:
-    """See :class:`Transport`. A payload that is sent is one hub message."""
+    """See :class:`Transport`. A payload that is sent is one hub message. ``url``: for the log."""
 
     name = "WebSockets"
     inherent_keep_alive = False
@@ -50,7 +50,9 @@ class StatefulTransport:
         *,
         max_size: int | None,
         received: bytes,
+        url: str,
     ) -> None:
+        self._url = url
         self._socket = socket
         self._open_socket = open_socket
         self._protocol = protocol
@@ -61,6 +63,9 @@ class StatefulTransport:
         self._ack_at = math.inf
         self._room = trio.Event()
         self._over = False
+        # From a loss until something comes by another socket: that one may be lost as well.
+        self._give_up_at = math.inf
+        self._delays: Iterator[float] = iter(())
         self._later_sockets = AsyncExitStack()
 
     @property
@@ -82,6 +87,7 @@ class StatefulTransport:
         except ConnectionClosed as error:
             await self._resume(error)
             return b""
+        self._give_up_at = math.inf
         return self._take(data)
 
     async def drained(self, limit: int = 0) -> None:
@@ -146,18 +152,22 @@ class StatefulTransport:
             raise error
         # Dropped, not closed: a close frame would end the connection for good.
         self._socket.abort()
-        _logger.info("a WebSocket was lost; its connection goes on with another one")
-        with trio.move_on_after(WINDOW):
-            for delay in _delays():
+        _logger.info("%s: the WebSocket was lost; the connection goes on with another", self._url)
+        if self._give_up_at == math.inf:
+            self._give_up_at = trio.current_time() + WINDOW
+            self._delays = itertools.chain(_DELAYS, itertools.repeat(_DELAYS[-1]))
+        with trio.move_on_at(self._give_up_at):
+            for delay in self._delays:
                 await trio.sleep(delay)
                 try:
                     await self._replace_socket()
                     return
                 except UpgradeRefused as refused:
-                    _logger.info("the connection does not go on: %s", refused)
-                    break
+                    _logger.info("%s: the connection is gone: %s", self._url, refused)
+                    if refused.status < 500:
+                        break
                 except ConnectionClosed as failed:
-                    _logger.debug("there is no other WebSocket yet: %s", failed)
+                    _logger.debug("%s: no other WebSocket yet: %s", self._url, failed)
         self._end()
         raise error
 
@@ -178,7 +188,3 @@ async def stateful(transport: StatefulTransport) -> AsyncGenerator[StatefulTrans
         yield transport
     finally:
         await transport.aclose()
-
-
-def _delays() -> Iterator[float]:
-    return itertools.chain(_DELAYS, itertools.repeat(_DELAYS[-1]))

@@ -5,6 +5,7 @@
 // order in which it happened. What JSON does not have is written as {"$bytes": base64},
 // {"$bigint": digits} and {"$date": ISO 8601}; {"$upload": name} is a Subject.
 
+import diagnostics from "node:diagnostics_channel";
 import { createInterface } from "node:readline";
 import { HubConnectionBuilder, HttpTransportType, LogLevel, Subject } from "@microsoft/signalr";
 import { MessagePackHubProtocol } from "@microsoft/signalr-protocol-msgpack";
@@ -12,6 +13,10 @@ import { MessagePackHubProtocol } from "@microsoft/signalr-protocol-msgpack";
 const connections = new Map();
 const uploads = new Map();
 const subscriptions = new Map();
+/** Sockets that a connection uses now, by its name; requests bear it in their query. */
+const sockets = new Map();
+/** Where a connection is to reconnect. */
+const elsewhere = new Map();
 
 function encode(value) {
   if (value instanceof Uint8Array) return { $bytes: Buffer.from(value).toString("base64") };
@@ -40,20 +45,45 @@ function write(message) {
   process.stdout.write(JSON.stringify(encode(message)) + "\n");
 }
 
-function build(name, { url, protocol, token, targets, handlers, reconnect }) {
+function marked(url, name) {
+  return `${url}${url.includes("?") ? "&" : "?"}client=${name}`;
+}
+
+diagnostics.subscribe("http.client.request.start", ({ request }) => {
+  const name = /[?&]client=(\w+)/.exec(request.path)?.[1];
+  if (!sockets.has(name)) return;
+  const { socket } = request;
+  let upgraded = false;
+  const forget = () => sockets.get(name).delete(socket);
+  sockets.get(name).add(socket);
+  request.once("upgrade", () => {
+    upgraded = true;
+    socket.once("close", forget);
+  });
+  request.once("close", () => upgraded || forget());
+});
+
+function build(name, { url, protocol, transport, token, targets, handlers, reconnect, stateful }) {
+  sockets.set(name, new Set());
   const builder = new HubConnectionBuilder()
-    .withUrl(url, {
-      transport: HttpTransportType.WebSockets,
+    .withUrl(marked(url, name), {
+      transport: HttpTransportType[transport ?? "WebSockets"],
       accessTokenFactory: token === undefined ? undefined : () => token,
     })
     .configureLogging(LogLevel.None);
   if (protocol === "messagepack") builder.withHubProtocol(new MessagePackHubProtocol());
   if (reconnect) builder.withAutomaticReconnect(reconnect);
+  if (stateful) builder.withStatefulReconnect();
   const connection = builder.build();
   const tell = (event, error) => write({ connection: name, event, error: error?.message ?? null });
   connection.onclose((error) => tell("close", error));
-  connection.onreconnecting((error) => tell("reconnecting", error));
-  connection.onreconnected(() => tell("reconnected"));
+  connection.onreconnecting((error) => {
+    tell("reconnecting", error);
+    if (elsewhere.has(name)) connection.baseUrl = marked(elsewhere.get(name), name);
+  });
+  connection.onreconnected((connectionId) => {
+    write({ connection: name, event: "reconnected", error: null, connectionId });
+  });
   for (const target of targets) {
     connection.on(target, (...args) => write({ connection: name, event: "send", target, args }));
   }
@@ -82,7 +112,10 @@ const operations = {
     return connection.connectionId;
   },
   stop: ({ connection }) => connections.get(connection).stop(),
-  state: ({ connection }) => connections.get(connection).state,
+  cut({ connection, url }) {
+    elsewhere.set(connection, url);
+    for (const socket of sockets.get(connection)) socket.destroy();
+  },
   invoke: ({ connection, target, args }) => connections.get(connection).invoke(target, ...args),
   send: ({ connection, target, args }) => connections.get(connection).send(target, ...args),
   stream({ connection, target, args, stream }) {

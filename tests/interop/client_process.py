@@ -171,9 +171,10 @@ class Connection:
         """A stream to the server: an argument of a call that takes one."""
         return Upload(self, self._process.new_name("u"))
 
-    async def cut(self, url: str) -> None:
-        """Breaks its sockets, as a network that fails does; it reconnects by way of ``url``."""
-        await self.request("cut", url=url)
+    async def cut(self, url: str, *, stateful: bool = False) -> None:
+        """Breaks its sockets, as a network that fails does; it reconnects by way of ``url``, or
+        (``stateful``) to where it was."""
+        await self.request("cut", url=url, stateful=stateful)
 
     async def stop(self) -> None:
         await self.request("stop")

@@ -151,7 +151,7 @@ def _embedded(name: str, _: str | None) -> AbstractAsyncContextManager[Peer]:
 def _dotnet(
     name: str, connection_string: str | None
 ) -> AbstractAsyncContextManager[Any]:
-    given = {"--hubs": "test", "--server-name": name, "--log": "error"}
+    given = {"--hubs": "test", "--server-name": name, "--log": "critical"}
     given["--max-message-size"] = str(1 << 20)
     if connection_string is None:
         return dotnet_peer(*itertools.chain(*given.items()), "--stateful-reconnect")

@@ -316,7 +316,7 @@ async def stateful_reconnect(case: Case, client: Connection) -> None:
         await client.begin("Echo", n)
         await upload.item(n)
         if n % 10 == 5:
-            await client.cut(case.url)
+            await client.cut(case.url, stateful=True)
     await upload.end()
     assert await echo.result() == ["before", *range(20)]
     assert await client.outcome(20) == list(range(20))

@@ -11,7 +11,7 @@ stopped, once for all of them, and they go on.
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -98,10 +98,11 @@ class RunningCase:
             self.connections.append(connection)
 
     async def run(self) -> None:
-        feature = FEATURES[self.cell.feature]
-        await feature.run(self, *self.connections)
+        await FEATURES[self.cell.feature].run(self, *self.connections)
+
+    async def end(self) -> None:
         for connection in self.connections:
-            if feature.lasts:
+            if FEATURES[self.cell.feature].lasts:
                 await self._has_noticed_nothing(connection)
             await connection.stop()
 
@@ -111,6 +112,9 @@ class RunningCase:
         if self.moving:
             assert who["serverName"] == self.deployment.survivor
         assert connection.lifecycle == []
+
+
+Step = Callable[[RunningCase], Awaitable[None]]
 
 
 class DeploymentRun:
@@ -148,27 +152,33 @@ class DeploymentRun:
             await self._deployment.stop_old(witness.id)
             self._middle.over.set()
         await witness.stop()
+        if self._deployment.kind.new is None:
+            # It ends when its clients have left; any other when they have been handed over.
+            await self._each(self._moving, RunningCase.end)
         await self._deployment.old_has_ended()
+        if self._deployment.kind.new is not None:
+            await self._each(self._moving, RunningCase.end)
 
     async def _run_calm(self) -> None:
         await self._each(self._calm, RunningCase.connect)
         await self._each(self._calm, RunningCase.run)
+        await self._each(self._calm, RunningCase.end)
 
-    async def _each(
-        self, cases: Iterable[RunningCase], step: Callable[[RunningCase], object]
-    ) -> None:
+    async def _each(self, cases: Iterable[RunningCase], step: Step) -> None:
         async with trio.open_nursery() as nursery:
             for case in cases:
                 if self.results.get(case.cell) is None:
                     nursery.start_soon(self._guarded, case, step)
 
-    async def _guarded(self, case: RunningCase, step: Callable[[RunningCase], object]) -> None:
+    async def _guarded(self, case: RunningCase, step: Step) -> None:
         """Whatever goes wrong is the result of that cell, and holds up no other."""
         self.results[case.cell] = None
         try:
             with trio.fail_after(PATIENCE):
                 await step(case)
         except Exception as error:
+            for connection in case.connections:
+                error.add_note(f"{connection.name}: {connection.id} {connection.lifecycle}")
             self.results[case.cell] = error
         if self.results[case.cell] is not None or step is RunningCase.run:
             self._middle.arrived(case.cell)

@@ -7,13 +7,14 @@
 
 import diagnostics from "node:diagnostics_channel";
 import { createInterface } from "node:readline";
-import { HubConnectionBuilder, HttpTransportType, LogLevel, Subject } from "@microsoft/signalr";
+import { HubConnectionBuilder, HubConnectionState, HttpTransportType, LogLevel, Subject } from "@microsoft/signalr";
 import { MessagePackHubProtocol } from "@microsoft/signalr-protocol-msgpack";
 
 const connections = new Map();
 const uploads = new Map();
 const subscriptions = new Map();
-/** Sockets that a connection uses now, by its name; requests bear it in their query. */
+/** By the name of a connection, which is in the query of its requests: those under way, and the
+ * socket of each. */
 const sockets = new Map();
 /** Where a connection is to reconnect. */
 const elsewhere = new Map();
@@ -49,22 +50,25 @@ function marked(url, name) {
   return `${url}${url.includes("?") ? "&" : "?"}client=${name}`;
 }
 
+function socketsOf({ path }) {
+  return sockets.get(/[?&]client=(\w+)/.exec(path)?.[1]) ?? new Map();
+}
+
+// WebSockets and server-sent events, which last as long as their socket.
 diagnostics.subscribe("http.client.request.start", ({ request }) => {
-  const name = /[?&]client=(\w+)/.exec(request.path)?.[1];
-  if (!sockets.has(name)) return;
-  const { socket } = request;
-  let upgraded = false;
-  const forget = () => sockets.get(name).delete(socket);
-  sockets.get(name).add(socket);
-  request.once("upgrade", () => {
-    upgraded = true;
-    socket.once("close", forget);
-  });
-  request.once("close", () => upgraded || forget());
+  socketsOf(request).set(request, request.socket);
+  request.socket.once("close", () => socketsOf(request).delete(request));
 });
+// All else goes by fetch, which uses a socket again and again.
+diagnostics.subscribe("undici:client:sendHeaders", ({ request, socket }) => {
+  socketsOf(request).set(request, socket);
+});
+for (const end of ["undici:request:trailers", "undici:request:error"]) {
+  diagnostics.subscribe(end, ({ request }) => socketsOf(request).delete(request));
+}
 
 function build(name, { url, protocol, transport, token, targets, handlers, reconnect, stateful }) {
-  sockets.set(name, new Set());
+  sockets.set(name, new Map());
   const builder = new HubConnectionBuilder()
     .withUrl(marked(url, name), {
       transport: HttpTransportType[transport ?? "WebSockets"],
@@ -112,9 +116,13 @@ const operations = {
     return connection.connectionId;
   },
   stop: ({ connection }) => connections.get(connection).stop(),
-  cut({ connection, url }) {
+  async cut({ connection, url, stateful }) {
     elsewhere.set(connection, url);
-    for (const socket of sockets.get(connection)) socket.destroy();
+    // Between two polls there is no socket that could be lost.
+    do {
+      for (const socket of sockets.get(connection).values()) socket.destroy();
+      await new Promise(setImmediate);
+    } while (!stateful && connections.get(connection).state === HubConnectionState.Connected);
   },
   invoke: ({ connection, target, args }) => connections.get(connection).invoke(target, ...args),
   send: ({ connection, target, args }) => connections.get(connection).send(target, ...args),

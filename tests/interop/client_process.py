@@ -21,7 +21,7 @@ import trio
 __all__ = ["CallFailed", "ClientProcess", "Connection", "Stream", "Upload", "client_process"]
 
 #: Seconds for an answer, or for something that is waited for.
-PATIENCE = 30
+PATIENCE = 60
 
 
 class CallFailed(Exception):
@@ -35,9 +35,8 @@ class ClientProcess:
         self._process = process
         self._numbers = itertools.count()
         self._writing = trio.Lock()
-        self._waiting: dict[int, list[Any]] = {}
+        self._waiting: dict[int, tuple[Connection, list[Any]]] = {}
         self._connections: dict[str, Connection] = {}
-        self.news = trio.lowlevel.ParkingLot()
 
     async def connect(self, url: str, *, on: Sequence[str] = (), **options: Any) -> Connection:
         """Starts a connection; ``on`` are the targets of which it is to tell.
@@ -53,21 +52,14 @@ class ClientProcess:
         connection.id = await connection.request("start", url=url, targets=list(on), **options)
         return connection
 
-    async def request(self, op: str, **fields: Any) -> Any:
-        """Raises CallFailed; waits however long it takes."""
-        answers: list[Any] = []
-        await self.post(answers, op, **fields)
-        while not answers:
-            await self.news.park()
-        if isinstance(answers[0], CallFailed):
-            raise answers[0]
-        return answers[0]
-
-    async def post(self, answers: list[Any], op: str, **fields: Any) -> None:
+    async def post(
+        self, connection: Connection, answers: list[Any], op: str, **fields: Any
+    ) -> None:
         """Writes a request; what comes of it is put in ``answers``, a CallFailed if it failed."""
         number = next(self._numbers)
-        self._waiting[number] = answers
-        line = json.dumps({"id": number, "op": op, **encode(fields)}) + "\n"
+        self._waiting[number] = connection, answers
+        request = {"id": number, "op": op, "connection": connection.name, **encode(fields)}
+        line = json.dumps(request) + "\n"
         assert self._process.stdin is not None
         async with self._writing:
             await self._process.stdin.send_all(line.encode())
@@ -84,16 +76,18 @@ class ClientProcess:
             buffer = bytearray(rest)
             for line in lines:
                 self._take(decode(json.loads(line)))
-            self.news.unpark_all()
         raise RuntimeError("the clients' process has ended; why is on its stderr")
 
     def _take(self, message: dict[str, Any]) -> None:
         if "id" in message:
             failed = "error" in message
             answer = CallFailed(message["error"]) if failed else message.get("result")
-            self._waiting.pop(message["id"]).append(answer)
+            connection, answers = self._waiting.pop(message["id"])
+            answers.append(answer)
         else:
-            self._connections[message["connection"]].take(message)
+            connection = self._connections[message["connection"]]
+            connection.take(message)
+        connection.news.unpark_all()
 
 
 class Connection:
@@ -103,6 +97,7 @@ class Connection:
         self._process = process
         self.name = name
         self.id = ""
+        self.news = trio.lowlevel.ParkingLot()
         self.lifecycle: list[tuple[str, str | None]] = []
         """``close``, ``reconnecting``, ``reconnected``, in order, with the text of their Error."""
         self.received: list[tuple[str, list[Any]]] = []
@@ -122,12 +117,19 @@ class Connection:
             self.id = message.get("connectionId", self.id)
 
     async def request(self, op: str, **fields: Any) -> Any:
-        return await self._process.request(op, connection=self.name, **fields)
+        """Raises CallFailed; waits however long it takes."""
+        answers: list[Any] = []
+        await self._process.post(self, answers, op, **fields)
+        while not answers:
+            await self.news.park()
+        if isinstance(answers[0], CallFailed):
+            raise answers[0]
+        return answers[0]
 
     async def until(self, condition: Callable[[], object]) -> None:
         with trio.fail_after(PATIENCE):
             while not condition():
-                await self._process.news.park()
+                await self.news.park()
 
     async def sends(self, target: str, count: int) -> list[list[Any]]:
         """Waits for so many sends; the arguments of all that came."""
@@ -148,9 +150,7 @@ class Connection:
 
     async def begin(self, target: str, *args: Any) -> None:
         """Begins an invocation; ``results`` then has its result, or a CallFailed."""
-        await self._process.post(
-            self.results, "invoke", connection=self.name, target=target, args=args
-        )
+        await self._process.post(self, self.results, "invoke", target=target, args=args)
 
     async def outcome(self, count: int) -> list[Any]:
         """Waits until so many calls that were begun have ended; their ``results``."""

@@ -18,7 +18,7 @@ from tests.peers import Peer, dotnet_peer, run_peer
 __all__ = ["DEPLOYMENTS", "PATIENCE", "Deployment", "Kind", "deployed"]
 
 #: Seconds for something that is waited for.
-PATIENCE = 40
+PATIENCE = 60
 ROOT = Path(__file__).parent.parent.parent
 
 #: Runs a hub server that is given its name and a connection string.
@@ -159,7 +159,7 @@ def _dotnet(
         "--mode": "azure",
         "--server-connections": "2",
         "--shutdown-mode": "migrate",
-        "--shutdown-timeout": "25",
+        "--shutdown-timeout": "60",
         "--connection-string": connection_string,
     }
     return dotnet_peer(*itertools.chain(*given.items()))

@@ -16,7 +16,8 @@ from tests.interop.client_process import CallFailed, Connection
 
 __all__ = ["FEATURES", "Case", "Feature"]
 
-LARGE = "große Nachricht " * 50_000
+#: Above 64 KiB, so that frames have their longest header, and more than one read takes.
+LARGE = "große Nachricht " * 15_000
 #: Above the limit of 1 MiB that all deployments have.
 TOO_LARGE = "x" * (1 << 21)
 UNICODE = 'Grüße, 世界 🎉 \U0001f469\u200d\U0001f680 e\u0301, \x00\x1e \u2028 "quoted" \\ line\nfeed'

@@ -47,7 +47,7 @@ async def run_service() -> None:
 
 
 async def run_hub_server(name: str, connection_string: str | None, mode: str) -> None:
-    options = GracefulShutdown(mode, timeout=25)
+    options = GracefulShutdown(mode, timeout=60)
     server = HubServer(connection_string, server_id=name, shutdown=options)
     hub = make_hub(Printer(name))
     server.map(hub, "/test")

@@ -76,8 +76,7 @@ def cells() -> list[Cell]:
         Cell(feature, column, moving)
         for column in columns()
         for feature in CLIENTS[column.client]
-        if left_out(feature, column) is None
-        and (column.kind.reference or feature not in MISSING)
+        if left_out(feature, column) is None and (column.kind.reference or feature not in MISSING)
         for moving in (False, True)
         if (column.kind.replaces if moving else column.kind.undisturbed)
     ]

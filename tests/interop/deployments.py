@@ -148,9 +148,7 @@ def _embedded(name: str, _: str | None) -> AbstractAsyncContextManager[Peer]:
     return _ours("hub", "--name", name, "--mode", "wait_for_clients_close")
 
 
-def _dotnet(
-    name: str, connection_string: str | None
-) -> AbstractAsyncContextManager[Any]:
+def _dotnet(name: str, connection_string: str | None) -> AbstractAsyncContextManager[Any]:
     given = {"--hubs": "test", "--server-name": name, "--log": "critical"}
     given["--max-message-size"] = str(1 << 20)
     if connection_string is None:

@@ -20,7 +20,9 @@ __all__ = ["FEATURES", "Case", "Feature"]
 LARGE = "große Nachricht " * 15_000
 #: Above the limit of 1 MiB that all deployments have.
 TOO_LARGE = "x" * (1 << 21)
-UNICODE = 'Grüße, 世界 🎉 \U0001f469\u200d\U0001f680 e\u0301, \x00\x1e \u2028 "quoted" \\ line\nfeed'
+UNICODE = (
+    'Grüße, 世界 🎉 \U0001f469\u200d\U0001f680 e\u0301, \x00\x1e \u2028 "quoted" \\ line\nfeed'
+)
 VALUES = [
     *[None, True, False, 0, -1, 127, -32769, 2**53 - 1, 1.5, -1e-7, "", "text"],
     *[[], [1, [2, ["three", None]], True], {}],
@@ -258,7 +260,7 @@ async def cancel(case: Case, client: Connection) -> None:
     "client result",
     users="abc",
     on=["told"],
-    handlers={"Name": "echo", "Throw": "throw", "Wait": "when told"},
+    handlers={"Name": "echo", "AskBack": "ask back", "Throw": "throw", "Wait": "when told"},
 )
 async def client_result(
     case: Case, asked: Connection, asker: Connection, teller: Connection
@@ -279,7 +281,7 @@ async def client_result(
 async def _results(asked: Connection, asker: Connection) -> None:
     for value in VALUES:
         assert await asker.invoke("AskClient", asked.id, "Name", value) == value
-    assert await asked.invoke("AskCaller", "Name", "Ada") == "Ada"
+    assert await asked.invoke("AskCaller", "AskBack", "Ada") == "Ada"
     for target in ("Throw", "NoSuchHandler"):
         with pytest.raises(CallFailed, match="HubException"):
             await asker.invoke("AskClient", asked.id, target, 1)

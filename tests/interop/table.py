@@ -73,9 +73,7 @@ def render(passed: Collection[Cell]) -> str:
     mine = [one for one in columns() if one.client != "JavaScript"]
     titles = [f"{one.client}, {one.kind.title}" for one in mine]
     versions = {client: version(client) for client in CLIENTS if client != "JavaScript"}
-    parts.append(
-        PYTHON.format(**versions) + "\n" + "\n".join(_table(titles, mine, passed)) + "\n"
-    )
+    parts.append(PYTHON.format(**versions) + "\n" + "\n".join(_table(titles, mine, passed)) + "\n")
     text = "\n".join(parts)
     return f"{text}\n{FOOTNOTES}{MISSING if '[^missing]' in text else ''}"
 

@@ -40,8 +40,9 @@ class Connection:
             raise TimeoutError("not connected within 30 s")
 
     def stop(self) -> None:
+        """Begins it: the package joins a thread that waits for the server's next message."""
         self._hub.on_close(lambda: None)
-        self._hub.stop()
+        threading.Thread(target=self._hub.stop, daemon=True).start()
 
     def invoke(
         self, target: str, args: list[Any], done: Callable[[Any], None], failed: Failed

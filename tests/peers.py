@@ -21,7 +21,7 @@ import trio
 DOTNET_PEER = os.environ.get("SIGNALR_DOTNET_PEER")
 PeerT = TypeVar("PeerT", bound="Peer")
 #: Seconds for the peer to start, and for an event that is waited for.
-PATIENCE = 30
+PATIENCE = 60
 
 needs_dotnet_peer = pytest.mark.skipif(
     not DOTNET_PEER, reason="SIGNALR_DOTNET_PEER is not set: there is no official server here"

@@ -35,8 +35,8 @@ halfway, the server hands its clients over, and the second half runs while that 
 about the end of a connection, that the client has noticed nothing is asserted for each: no `onclose`,
 no `onreconnecting`, the same connection id, and at last the new server's name.
 
-✓ ✓ has passed undisturbed, and with the server stopped in the middle; a single ✓ is explained where it is.
-A dash is not in SignalR. MessagePack does not go over server-sent events: they carry text.
+✓ ✓ has passed undisturbed, and with the server stopped in the middle; what a single ✓ is stands above its
+table, and why there is a dash in a footnote. MessagePack does not go over server-sent events: they carry text.
 """
 HEADINGS = {
     "embedded": "There is no other server: in the middle it begins its shutdown in order "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from functools import partial
 from typing import Any
 
@@ -112,6 +113,8 @@ async def take(connections: dict[str, Connection], request: dict[str, Any]) -> N
 
 
 async def main() -> None:
+    # It warns of each message for all that one client has no handler for.
+    logging.disable()
     connections: dict[str, Connection] = {}
     tasks: set[asyncio.Task[None]] = set()
     while (request := await asyncio.to_thread(read)) is not None:

@@ -148,9 +148,11 @@ class Connection:
         """The result. Raises CallFailed with the error of the completion."""
         return await self.request("invoke", target=target, args=args)
 
-    async def begin(self, target: str, *args: Any) -> None:
-        """Begins an invocation; ``results`` then has its result, or a CallFailed."""
-        await self._process.post(self, self.results, "invoke", target=target, args=args)
+    async def begin(self, target: str, *args: Any, results: list[Any] | None = None) -> None:
+        """Begins an invocation; ``results`` (if not the given ones, those of the connection) then
+        has its result, or a CallFailed."""
+        into = self.results if results is None else results
+        await self._process.post(self, into, "invoke", target=target, args=args)
 
     async def outcome(self, count: int) -> list[Any]:
         """Waits until so many calls that were begun have ended; their ``results``."""

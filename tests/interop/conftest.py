@@ -14,6 +14,8 @@ from tests.interop.client_process import ClientProcess, client_process
 from tests.interop.node import node_command
 from tests.peers import DotnetPeer, dotnet_peer
 
+pytest.register_assert_rewrite("tests.interop.features")
+
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: takes longer than the time-outs that it is about")

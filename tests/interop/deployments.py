@@ -109,6 +109,15 @@ class Deployment:
             for server in self.servers:
                 nursery.start_soon(wait, server)
 
+    def told_of(self, connection_id: str) -> str:
+        """What the servers have told of a client, as far as it is not about its calls."""
+        return "; ".join(
+            " ".join(f"{key}={value}" for key, value in event.items() if key not in ("hub", "id"))
+            for server in self.servers
+            for event in server.events
+            if event.get("id") == connection_id and not event["ev"].startswith("invoke")
+        )
+
     async def _start(self, server: Server, name: str) -> None:
         async def run(*, task_status: trio.TaskStatus[Peer]) -> None:
             async with server(name, self._connection_string) as peer:

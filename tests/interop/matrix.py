@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from urllib.parse import quote
@@ -20,7 +20,12 @@ from urllib.parse import quote
 import attrs
 import trio
 
-from tests.interop.client_process import ClientProcess, Connection, client_process
+from tests.interop.client_process import (
+    CallFailed,
+    ClientProcess,
+    Connection,
+    client_process,
+)
 from tests.interop.columns import Cell, cells
 from tests.interop.deployments import DEPLOYMENTS, PATIENCE, Deployment, deployed
 from tests.interop.features import FEATURES
@@ -32,6 +37,8 @@ __all__ = ["Results", "run_cells"]
 PYTHON_CLIENTS = Path(__file__).parent / "python"
 #: Deployments that run side by side: more of them make each slower, not all faster.
 _AT_ONCE = 2
+#: How long the call runs, in ms, that each client has when its server is stopped.
+_OCCUPIED = 1500
 
 #: What became of each cell; None: passed.
 Results = dict[Cell, Exception | None]
@@ -64,6 +71,8 @@ class RunningCase:
     clients: ClientProcess
     halfway: Middle
     connections: list[Connection] = attrs.field(factory=list[Connection])
+    occupied: list[object] = attrs.field(factory=list[object])
+    """The results of these calls."""
 
     @property
     def moving(self) -> bool:
@@ -84,6 +93,12 @@ class RunningCase:
 
     async def event(self, ev: str, **fields: object) -> None:
         await self.deployment.event(ev, **fields)
+
+    async def occupy(self) -> None:
+        """Keeps its connections with the old server for a while, which has to finish a call: the
+        second half of the feature begins before they have been handed over."""
+        for connection in self.connections:
+            await connection.begin("Slow", _OCCUPIED, results=self.occupied)
 
     async def connect(self) -> None:
         feature, column = FEATURES[self.cell.feature], self.cell.column
@@ -107,6 +122,14 @@ class RunningCase:
             if FEATURES[self.cell.feature].lasts:
                 await self._has_noticed_nothing(connection)
             await connection.stop()
+        if self.moving and FEATURES[self.cell.feature].lasts:
+            assert self.occupied == [_OCCUPIED] * len(self.connections)
+
+    async def give_up(self) -> None:
+        """Leaves, so that no server waits for its connections."""
+        with trio.move_on_after(PATIENCE), suppress(CallFailed):
+            for connection in self.connections:
+                await connection.stop()
 
     async def _has_noticed_nothing(self, connection: Connection) -> None:
         who = await connection.invoke("WhoAmI")
@@ -151,6 +174,7 @@ class DeploymentRun:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._each, self._moving, RunningCase.run)
             await self._middle.reached.wait()
+            await self._each(self._moving, RunningCase.occupy)
             await self._deployment.stop_old(witness.id)
             self._middle.over.set()
         await witness.stop()
@@ -174,15 +198,18 @@ class DeploymentRun:
 
     async def _guarded(self, case: RunningCase, step: Step) -> None:
         """Whatever goes wrong is the result of that cell, and holds up no other."""
-        self.results[case.cell] = None
+        self.results.setdefault(case.cell, None)
         try:
             with trio.fail_after(PATIENCE):
                 await step(case)
         except Exception as error:
-            for connection in case.connections:
-                error.add_note(f"{connection.name}: {connection.id} {connection.lifecycle}")
             self.results[case.cell] = error
-        if self.results[case.cell] is not None or step is RunningCase.run:
+            for connection in case.connections:
+                told = case.deployment.told_of(connection.id)
+                error.add_note(f"{connection.id}: {connection.lifecycle}\n  {told}")
+            await case.give_up()
+        is_over = self.results[case.cell] is not None or step is RunningCase.run
+        if case.moving and is_over:
             self._middle.arrived(case.cell)
 
 
@@ -202,8 +229,8 @@ async def run_cells(wanted: Iterable[Cell]) -> Results:
                 finally:
                     results.update(run.results)
         except Exception as error:
-            # The deployment itself is at fault: none of its cells is worth anything.
-            results.update(dict.fromkeys(mine, error))
+            # The deployment itself is at fault: what passed in it is not worth anything.
+            results.update({cell: results.get(cell) or error for cell in mine})
 
     async with (
         _client_processes({cell.column.client for cell in wanted}) as clients,

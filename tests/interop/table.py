@@ -31,8 +31,8 @@ processes as well; the .NET ones run the official Azure SignalR SDK 1.34.
 
 A cell is one feature (`tests/interop/features.py` has what is done and asserted). It is run undisturbed, and
 once more with its hub server stopped in the middle: SIGTERM comes when all features of a deployment have come
-halfway, the server hands its clients over, and the second half runs while that goes on. But for features
-about the end of a connection, that the client has noticed nothing is asserted for each: no `onclose`,
+halfway, each client has a call under way that the old server has to finish, and the second half runs while
+the client is handed over. But for features about the end of a connection, that the client has noticed nothing is asserted for each: no `onclose`,
 no `onreconnecting`, the same connection id, and at last the new server's name.
 
 ✓ ✓ has passed undisturbed, and with the server stopped in the middle; what a single ✓ is stands above its

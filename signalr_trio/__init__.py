@@ -26,7 +26,8 @@ from signalr_trio.server import (
     ShutdownReport,
     StageReport,
 )
-from signalr_trio.service import RunningService, ServiceOptions, open_service
+from signalr_trio.service import RunningService, ServiceMode, ServiceOptions, open_service
+from signalr_trio.upstream import Upstream
 
 __all__ = [
     "ClientResultError",
@@ -50,12 +51,14 @@ __all__ = [
     "ProtocolError",
     "RunningService",
     "ServerTimeoutError",
+    "ServiceMode",
     "ServiceOptions",
     "ShutdownError",
     "ShutdownMode",
     "ShutdownReport",
     "SignalRError",
     "StageReport",
+    "Upstream",
     "open_service",
     "serve",
 ]

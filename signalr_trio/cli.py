@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -21,7 +22,8 @@ from signalr_trio.connection_string import DEVELOPMENT
 from signalr_trio.errors import ConfigurationError
 from signalr_trio.hosting import serve
 from signalr_trio.server import HubServer, ShutdownMode
-from signalr_trio.service import ServiceOptions, open_service
+from signalr_trio.service import RunningService, ServiceMode, ServiceOptions, open_service
+from signalr_trio.upstream import Upstream, parse_upstream
 
 try:
     import click
@@ -43,6 +45,15 @@ _log_level = click.option(
     help="What is written to stderr.",
 )
 _host = click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+
+
+def _read_upstreams(
+    context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]
+) -> list[Upstream]:
+    try:
+        return [parse_upstream(text) for text in texts]
+    except ConfigurationError as error:
+        raise click.BadParameter(str(error), context, parameter) from None
 
 
 @click.group(context_settings={"auto_envvar_prefix": "SIGNALR_TRIO", "show_default": True})
@@ -72,6 +83,24 @@ def main() -> None:
     "--port", type=click.IntRange(0, 65535), help="Instead of the connection string's; 0: any."
 )
 @click.option(
+    "--mode",
+    type=click.Choice([mode.value for mode in ServiceMode]),
+    default=ServiceMode.DEFAULT.value,
+    show_default=True,
+    help="Who serves clients: hub servers; upstreams (serverless); or upstreams where there is "
+    "no hub server (classic).",
+)
+@click.option(
+    "--upstream",
+    "upstreams",
+    metavar="URL[;hub=..][;category=..][;event=..]",
+    callback=_read_upstreams,
+    multiple=True,
+    help="Where clients without a hub server have their events posted; can be given again, the "
+    "first that matches counts. The URL may have {hub}, {category} and {event}; the patterns are "
+    "'*' or names with commas between them.",
+)
+@click.option(
     "--max-message-size",
     type=click.IntRange(1024),
     default=ServiceOptions().max_message_size,
@@ -84,30 +113,39 @@ def service(
     secondary_key: str | None,
     host: str,
     port: int | None,
+    mode: str,
+    upstreams: list[Upstream],
     max_message_size: int,
     log_level: str,
 ) -> None:
-    """Run the service: clients and hub servers connect to it."""
+    """Run the service: clients and hub servers connect to it.
+
+    Without hub servers, in serverless mode, it posts what clients do to the webhooks of an
+    application, as Azure SignalR Service does to its upstream endpoints:
+
+    \b
+      signalr-trio service --mode serverless \\
+        --upstream 'http://localhost:7071/runtime/webhooks/signalr'
+    """
     _log_to_stderr(log_level)
     if connection_string == DEVELOPMENT and host not in ("127.0.0.1", "localhost", "::1"):
         logging.getLogger("signalr_trio.service").warning(
             "everybody knows the development access key; give a --connection-string of your own"
         )
-    options = ServiceOptions(max_message_size=max_message_size)
-    _run(partial(_serve_service, connection_string, secondary_key, host, port, options))
+    opened = open_service(
+        connection_string,
+        host=host,
+        port=port,
+        secondary_key=secondary_key,
+        mode=mode,
+        upstreams=upstreams,
+        options=ServiceOptions(max_message_size=max_message_size),
+    )
+    _run(partial(_serve_service, opened, host))
 
 
-async def _serve_service(
-    connection_string: str,
-    secondary_key: str | None,
-    host: str,
-    port: int | None,
-    options: ServiceOptions,
-) -> None:
+async def _serve_service(opened: AbstractAsyncContextManager[RunningService], host: str) -> None:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        opened = open_service(
-            connection_string, host=host, port=port, secondary_key=secondary_key, options=options
-        )
         async with opened as running:
             click.echo(f"The service listens on http://{host}:{running.port}")
             async for number in signals:

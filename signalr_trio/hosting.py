@@ -28,10 +28,11 @@ from signalr_trio.server.negotiate import (
 )
 from signalr_trio.server.service_connection import Connector
 from signalr_trio.server.shutdown import ShutdownReport
-from signalr_trio.service.negotiation import connect_client, negotiate
+from signalr_trio.service.client_door import ClientRequest, serve_client
+from signalr_trio.service.negotiation import negotiate
 from signalr_trio.service.options import ServiceOptions
 from signalr_trio.service.service import Service
-from signalr_trio.transport.http import Handler, Request, Response, Upgrade, serve_listeners
+from signalr_trio.transport.http import Answer, Handler, Request, Response, serve_listeners
 from signalr_trio.transport.network import TCP, Network, listening
 from signalr_trio.transport.stream import Flusher
 
@@ -167,7 +168,7 @@ class _EmbeddedDoor:
         self._service = service
         self._identify = identify
 
-    async def handle(self, request: Request) -> Response | Upgrade:
+    async def handle(self, request: Request) -> Answer:
         hub = find_hub(self._server, request.path)
         if hub is not None:
             if self._server.draining:
@@ -175,22 +176,18 @@ class _EmbeddedDoor:
             identity = await identify_client(self._identify, _described(request))
             if identity is None:
                 return Response(401)
-            return negotiate(self._service, request, token_claims(identity))
+            return negotiate(self._service, hub.name, request, token_claims(identity))
         hub = find_hub(self._server, f"{request.path.rstrip('/')}/negotiate")
         if hub is None:
             return Response(404)
         identity = await identify_client(self._identify, _described(request))
         if identity is None:
             return Response(401)
-        if self._server.draining and request.wants_websocket:
-            return Response(503)
-        return connect_client(
-            self._service,
-            hub.name,
-            request,
-            token_claims(identity),
-            query_string=f"?{request.query_string}",
+        client = ClientRequest(
+            request, hub.name, token_claims(identity), query_string=f"?{request.query_string}"
         )
+        accepting = not self._server.draining
+        return await serve_client(self._service, client, accepting=accepting)
 
 
 def _embedded_connector(server: HubServer, service: Service, background: trio.Nursery) -> Connector:

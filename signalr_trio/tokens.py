@@ -6,6 +6,7 @@ A token has *short* claim names (``nameid``, ``role``); what a hub sees has the 
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -175,6 +176,7 @@ def user_id_of(claims: Claims) -> str | None:
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return str(value)
+    """As .NET reads it: what is no string counts as its JSON, null as empty."""
+    if isinstance(value, str):
+        return value
+    return "" if value is None else json.dumps(value, separators=(",", ":"), ensure_ascii=False)

@@ -56,8 +56,10 @@ class Agreement:
 
     ``instance`` is a random id of the server process, which tells it from another that is later
     started under the same server id. ``embedded`` says that service and server are one process,
-    so that there is nobody to hand over to.
+    so that there is nobody to hand over to; ``fallback`` that the server is no hub server but what
+    serves clients in serverless mode, and is given only those that no hub server can have.
     """
 
     instance: str
     embedded: bool = False
+    fallback: bool = False

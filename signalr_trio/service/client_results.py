@@ -1,4 +1,4 @@
-"""Results that hub servers await from one client (messages 34 to 36).
+"""Results that hub servers (messages 34 to 36) and calls of the REST API await from one client.
 
 The service takes an answer out of what the client sends, by its invocation id, and gives it to
 the server that asked. The client's own server has no part in it, so the client may move meanwhile.
@@ -8,7 +8,7 @@ Only what an SDK server asks of its own client stays in the line: there it looks
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
@@ -22,10 +22,10 @@ from signalr_trio.protocol.service_messages import (
 )
 
 if TYPE_CHECKING:
-    from signalr_trio.service.server_connection import ServerConnection
+    from signalr_trio.service.server_connection import Server, ServerConnection
     from signalr_trio.service.session import ClientSession
 
-__all__ = ["AwaitedResults", "refuse"]
+__all__ = ["AwaitedResults", "Question", "ServerQuestion"]
 
 #: For so many seconds after a question, and after the first of its process, an SDK server may not
 #: have noted yet that it waits (seen with 1.34: it asks first, and compiles on the way). What it is
@@ -34,25 +34,50 @@ _NOTED = 0.02
 _FIRST_NOTED = 0.5
 
 
-def refuse(one: ServerConnection, message: ClientInvocation, error: str) -> None:
-    """There is and will be no answer."""
-    _Question(one, message).fail(error)
+class Question(Protocol):
+    """What a client is asked. Who asked is told the end once: an answer, or an error."""
+
+    @property
+    def id(self) -> str:
+        """The invocation id, which is the asker's to choose."""
+        ...
+
+    @property
+    def server(self) -> Server | None:
+        """The hub server that asked; None for a call of the REST API."""
+        ...
+
+    @property
+    def noted_at(self) -> float:
+        """The time from which on who asked may be told of an answer."""
+        ...
+
+    def answer(self, protocol: str, payload: bytes) -> None:
+        """The client's completion, as it sent it, in that hub protocol."""
+        ...
+
+    def fail(self, error: str) -> None:
+        """There is and will be no answer."""
+        ...
 
 
-class _Question:
+class ServerQuestion:
     """What one server asked."""
 
-    __slots__ = ("_asked", "asker", "noted_at")
+    __slots__ = ("_asked", "_asker", "noted_at")
 
     def __init__(self, asker: ServerConnection, asked: ClientInvocation) -> None:
-        self.asker = asker
+        self._asker = asker
         self._asked = asked
         self.noted_at = _noted_at(asker)
-        """The time from which on its server may be told of an answer."""
 
     @property
     def id(self) -> str:
         return self._asked.invocation_id
+
+    @property
+    def server(self) -> Server:
+        return self._asker.server
 
     def answer(self, protocol: str, payload: bytes) -> None:
         asked = self._asked
@@ -61,18 +86,23 @@ class _Question:
                 *(asked.invocation_id, asked.connection_id, asked.caller_server_id),
                 protocol,
                 payload,
+                asked.tracing_id,
             )
         )
 
     def fail(self, error: str) -> None:
         asked = self._asked
         self._send_back(
-            ErrorCompletion(asked.invocation_id, asked.connection_id, asked.caller_server_id, error)
+            ErrorCompletion(
+                *(asked.invocation_id, asked.connection_id, asked.caller_server_id),
+                error,
+                asked.tracing_id,
+            )
         )
 
     def _send_back(self, message: ServiceMessage) -> None:
         if trio.current_time() < self.noted_at:
-            self.asker.service.start_soon(self._send_later, message)
+            self._asker.service.start_soon(self._send_later, message)
         else:
             self._send(message)
 
@@ -82,8 +112,8 @@ class _Question:
 
     def _send(self, message: ServiceMessage) -> None:
         """To the server that asked, on another connection if that one is lost."""
-        hub = self.asker.hub
-        for way in (self.asker, *self.asker.server.connections):
+        hub = self._asker.hub
+        for way in (self._asker, *self._asker.server.connections):
             if way in hub.connections:
                 way.link.send(message)
                 return
@@ -105,15 +135,15 @@ class AwaitedResults:
 
     def __init__(self, session: ClientSession) -> None:
         self._session = session
-        self._questions: dict[str, _Question] = {}
+        self._questions: dict[str, Question] = {}
 
     def __bool__(self) -> bool:
         return bool(self._questions)
 
-    def add(self, one: ServerConnection, message: ClientInvocation) -> None:
-        self._questions[message.invocation_id] = _Question(one, message)
-        if self._stays_in_line(one) and self._session.calls is not None:
-            self._session.calls.asked(message.invocation_id)
+    def add(self, question: Question) -> None:
+        self._questions[question.id] = question
+        if self._stays_in_line(question) and self._session.calls is not None:
+            self._session.calls.asked(question.id)
 
     def __contains__(self, invocation_id: str) -> bool:
         return invocation_id in self._questions
@@ -128,7 +158,7 @@ class AwaitedResults:
         question = self._answered_by(peek)
         if question is None:
             return False
-        if self._stays_in_line(question.asker):
+        if self._stays_in_line(question):
             del self._questions[question.id]
             return False
         self._session.protocol.parse(frame)
@@ -136,7 +166,7 @@ class AwaitedResults:
         question.answer(self._session.protocol.name, frame)
         return True
 
-    def _answered_by(self, peek: Peek) -> _Question | None:
+    def _answered_by(self, peek: Peek) -> Question | None:
         if peek.type != MessageType.COMPLETION or peek.invocation_id is None:
             return None
         return self._questions.get(peek.invocation_id)
@@ -145,13 +175,13 @@ class AwaitedResults:
         """Waits until the answers among what the client sent may go on in its line."""
         for message in messages:
             question = self._answered_by(self._session.protocol.peek(message))
-            if question is not None and self._stays_in_line(question.asker):
+            if question is not None and self._stays_in_line(question):
                 await trio.sleep_until(question.noted_at)
 
-    def forget(self, one: ServerConnection, invocation_id: str) -> None:
-        """The server that asked has its answer, or wants none any more."""
+    def forget(self, server: Server | None, invocation_id: str) -> None:
+        """Who asked has the answer, or wants none any more."""
         found = self._questions.get(invocation_id)
-        if found is not None and found.asker.server is one.server:
+        if found is not None and found.server is server:
             del self._questions[invocation_id]
 
     def fail(self, error: str) -> None:
@@ -160,7 +190,8 @@ class AwaitedResults:
         for question in questions.values():
             question.fail(error)
 
-    def _stays_in_line(self, one: ServerConnection) -> bool:
-        connection = self._session.connection
-        is_with_asker = connection is not None and connection.server is one.server
-        return is_with_asker and not one.server.releases
+    def _stays_in_line(self, question: Question) -> bool:
+        server, connection = question.server, self._session.connection
+        if server is None or server.releases or connection is None:
+            return False
+        return connection.server is server

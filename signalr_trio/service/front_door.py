@@ -15,14 +15,11 @@ import attrs
 from signalr_trio.background import open_background
 from signalr_trio.connection_string import DEVELOPMENT, Endpoint, parse_connection_string
 from signalr_trio.link.websocket import WebSocketLink, agreement_header, agreement_in
-from signalr_trio.service.negotiation import (
-    connect_client,
-    method_not_allowed,
-    negotiate,
-    text_response,
-)
-from signalr_trio.service.options import ServiceOptions
+from signalr_trio.service.client_door import ClientRequest, serve_client
+from signalr_trio.service.negotiation import negotiate, text_response
+from signalr_trio.service.options import ServiceMode, ServiceOptions
 from signalr_trio.service.rest import RestApi
+from signalr_trio.service.serverless import checked_mode, serverless, upstream_sender
 from signalr_trio.service.service import Service
 from signalr_trio.tokens import (
     Claims,
@@ -32,16 +29,17 @@ from signalr_trio.tokens import (
     verify_token,
 )
 from signalr_trio.transport.endpoint import without_token
-from signalr_trio.transport.http import Request, Response, Upgrade, serve_listeners
+from signalr_trio.transport.http import Answer, Request, Response, Upgrade, serve_listeners
 from signalr_trio.transport.network import TCP, Network, listening
 from signalr_trio.transport.stream import Flusher
 from signalr_trio.transport.websocket import WebSocket
+from signalr_trio.upstream import Upstream
 
 __all__ = ["RunningService", "open_service"]
 
 log = logging.getLogger("signalr_trio.service")
 
-_INTERNAL_PARAMETERS = frozenset({"hub", "access_token", "id"})
+_INTERNAL = frozenset({"hub", "access_token", "id"})
 
 
 @attrs.frozen
@@ -61,6 +59,8 @@ async def open_service(
     host: str = "127.0.0.1",
     port: int | None = None,
     secondary_key: str | None = None,
+    mode: ServiceMode | str = ServiceMode.DEFAULT,
+    upstreams: Sequence[Upstream] = (),
     options: ServiceOptions | None = None,
     network: Network = TCP,
     chance: random.Random | None = None,
@@ -73,17 +73,23 @@ async def open_service(
     hand-overs under way may end (5 s), clients are told to reconnect, and the server connections
     are closed.
 
-    Raises ConfigurationError for a connection string that cannot be used, OSError if the port is
-    taken.
+    In the modes serverless and classic, what clients without a hub server do is posted to
+    ``upstreams``, the first that matches; both keys sign it. These are connected to over TCP,
+    whatever ``network`` is.
+
+    Raises ConfigurationError for a connection string or a mode that cannot be used, OSError if the
+    port is taken.
     """
     endpoint = parse_connection_string(connection_string)
     keys = [endpoint.access_key] + ([secondary_key] if secondary_key else [])
-    service = Service(options, chance=chance)
+    service = Service(options, mode=checked_mode(mode, upstreams), chance=chance)
     door = _FrontDoor(service, endpoint, keys)
     flusher = Flusher()
     async with (
+        upstream_sender(upstreams, service.options) as send,
         listening(network, host, endpoint.port if port is None else port) as (listeners, bound),
         open_background() as background,
+        serverless(service, upstreams, keys, send, background),
     ):
         background.start_soon(flusher.run)
         background.start_soon(partial(serve_listeners, door.handle, listeners, flusher=flusher))
@@ -102,7 +108,7 @@ class _FrontDoor:
         self._keys = keys
         self._rest = RestApi(service, endpoint, self._may_call)
 
-    async def handle(self, request: Request) -> Response | Upgrade:
+    async def handle(self, request: Request) -> Answer:
         path = request.path.lower().rstrip("/")
         if path in ("/api/v1/health", "/api/health"):
             return self._health(request)
@@ -118,16 +124,15 @@ class _FrontDoor:
         claims = self._authenticate(request, self._endpoint.client_audience(hub))
         if claims is None:
             return Response(401)
-        if self._service.stopping:
-            return Response(503)
-        if path == "/client/negotiate":
-            return negotiate(self._service, request, claims)
-        query = _app_query(request)
-        return connect_client(self._service, hub, request, claims, query_string=query)
+        accepting = not self._service.stopping
+        if path == "/client":
+            client = ClientRequest(request, hub, claims, _app_query(request))
+            return await serve_client(self._service, client, accepting=accepting)
+        return negotiate(self._service, hub, request, claims) if accepting else Response(503)
 
     def _health(self, request: Request) -> Response:
         if request.method not in ("GET", "HEAD"):
-            return method_not_allowed()
+            return Response(405, headers=[("Allow", "GET, HEAD")])
         return Response(503 if self._service.stopping else 200)
 
     def _may_call(self, request: Request) -> bool:
@@ -145,6 +150,8 @@ class _FrontDoor:
         agreement = agreement_in(request.headers)
         cid = request.param("cid") or self._service.new_id()
         headers = [] if agreement is None else [agreement_header("service")]
+        program = request.header("asrs-user-agent") or "a program without Asrs-User-Agent"
+        log.info("server %s comes to hub %s as %s: %.100s", server_id, hub, cid, program)
 
         def serve(websocket: WebSocket) -> Awaitable[None]:
             link = WebSocketLink(websocket, agreement)
@@ -178,5 +185,5 @@ class _FrontDoor:
 
 def _app_query(request: Request) -> str:
     """The client's own query, as the hub server shall see it: without what is the service's."""
-    own = [(name, value) for name, value in request.query if name not in _INTERNAL_PARAMETERS]
+    own = [(name, value) for name, value in request.query if name.lower() not in _INTERNAL]
     return f"?{urlencode(own)}" if own else ""

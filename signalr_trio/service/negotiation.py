@@ -1,4 +1,4 @@
-"""What a client asks over HTTP before it has a connection: negotiate, and which connection it means.
+"""What a client asks over HTTP before it has a connection.
 
 The front door of the service and that of an embedded server answer alike; status codes, fields and
 texts are those of ASP.NET Core SignalR.
@@ -6,84 +6,48 @@ texts are those of ASP.NET Core SignalR.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-
 import orjson
 
 from signalr_trio.service.service import Service
+from signalr_trio.service.token_claims import transports
 from signalr_trio.tokens import Claims
-from signalr_trio.transport.client_transport import WebSocketTransport
-from signalr_trio.transport.http import Request, Response, Upgrade
-from signalr_trio.transport.websocket import WebSocket
+from signalr_trio.transport.http import Request, Response
 
-__all__ = ["connect_client", "method_not_allowed", "negotiate", "text_response"]
+__all__ = ["method_not_allowed", "negotiate", "offered", "text_response"]
 
-_TRANSPORTS = [{"transport": "WebSockets", "transferFormats": ["Text", "Binary"]}]
+_FORMATS = {
+    "WebSockets": ["Text", "Binary"],
+    "ServerSentEvents": ["Text"],
+    "LongPolling": ["Text", "Binary"],
+}
 _INT32 = range(-(1 << 31), 1 << 31)
 
 
-def negotiate(service: Service, request: Request, claims: Claims) -> Response:
+def negotiate(service: Service, hub: str, request: Request, claims: Claims) -> Response:
     """Answers a client's negotiate with a new connection id."""
     if request.method != "POST":
         return method_not_allowed()
     version, error = _version(request)
     if error is not None:
         return _json({"error": error})
-    connection_id, token = service.negotiate(claims, version=version)
-    answer: dict[str, object] = {
-        "negotiateVersion": min(version, 1),
-        "connectionId": connection_id,
-    }
+    asked = (request.param("useStatefulReconnect") or "").lower() == "true"
+    stateful = asked and service.options.stateful_reconnect
+    connection = service.negotiate(hub, claims, version=version, stateful=stateful)
+    answer: dict[str, object] = {"useStatefulReconnect": True} if stateful else {}
+    answer["negotiateVersion"] = min(version, 1)
+    answer["connectionId"] = connection.id
     if version > 0:
-        answer["connectionToken"] = token
-    answer["availableTransports"] = _TRANSPORTS
+        answer["connectionToken"] = connection.token
+    answer["availableTransports"] = [
+        {"transport": name, "transferFormats": _FORMATS[name]} for name in offered(service, claims)
+    ]
     return _json(answer)
 
 
-def connect_client(
-    service: Service,
-    hub: str,
-    request: Request,
-    claims: Claims,
-    *,
-    query_string: str = "",
-) -> Response | Upgrade:
-    """The WebSocket of a client; an error response if that is not what was asked for.
-
-    ``claims`` are those of the request itself; the ones that were negotiated win.
-    """
-    if request.method != "GET":
-        return method_not_allowed()
-    if not request.wants_websocket:
-        if not request.param("id"):
-            return text_response(400, "Connection ID required")
-        name = "ServerSentEvents" if _accepts_events(request) else "LongPolling"
-        return text_response(404, f"{name} transport not supported by this end point type")
-    token = request.param("id")
-    if token:
-        found = service.take_negotiated(token)
-        if found is None:
-            return text_response(404, "No Connection with that ID")
-        connection_id, negotiated = found
-        claims = negotiated or claims
-    else:
-        connection_id = service.new_id()
-    headers = _forwarded(request)
-
-    def serve(websocket: WebSocket) -> Awaitable[None]:
-        return service.serve_client(
-            hub,
-            WebSocketTransport(websocket),
-            connection_id=connection_id,
-            claims=claims,
-            token=token,
-            query_string=query_string,
-            headers=headers,
-        )
-
-    # One WebSocket message may hold many hub messages, whose size the session judges; what this
-    # bounds is memory.
-    return Upgrade(serve, max_message_size=4 * service.options.max_message_size)
+def offered(service: Service, claims: Claims) -> list[str]:
+    """The transports that a client may use, the best first."""
+    allowed = transports(claims)
+    return [name for name in service.options.transports if name in allowed]
 
 
 def method_not_allowed() -> Response:
@@ -113,13 +77,3 @@ def _version(request: Request) -> tuple[int, str | None]:
             "version."
         )
     return version, None
-
-
-def _accepts_events(request: Request) -> bool:
-    accepted = (request.header("accept") or "").lower()
-    return "text/event-stream" in [one.strip() for one in accepted.split(",")]
-
-
-def _forwarded(request: Request) -> dict[str, list[str | None]]:
-    address = request.header("x-forwarded-for") or request.client
-    return {} if address is None else {"X-Forwarded-For": [address]}

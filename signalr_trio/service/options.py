@@ -1,12 +1,25 @@
-"""The service's figures, each with its default and unit."""
+"""The service's mode, and its figures, each with its default and unit."""
 
 from __future__ import annotations
 
+import enum
+
 import attrs
 
-__all__ = ["ServiceOptions"]
+__all__ = ["ServiceMode", "ServiceOptions"]
 
 _MIB = 1 << 20
+
+
+class ServiceMode(enum.Enum):
+    """Who serves clients, as in Azure SignalR Service."""
+
+    DEFAULT = "default"
+    """Hub servers."""
+    SERVERLESS = "serverless"
+    """Upstreams, that is webhooks; hub servers are refused."""
+    CLASSIC = "classic"
+    """A hub server if there is one when the client comes, else the upstreams."""
 
 
 @attrs.frozen(kw_only=True)
@@ -16,6 +29,16 @@ class ServiceOptions:
     The defaults are those of ASP.NET Core SignalR and of the official server SDK where they have
     one, so that official clients and servers find what they expect.
     """
+
+    transports: tuple[str, ...] = ("WebSockets", "ServerSentEvents", "LongPolling")
+    """What clients are offered, in the order in which they try."""
+    poll_timeout: float = 90.0
+    """A poll is answered with nothing after so long."""
+
+    stateful_reconnect: bool = True
+    """Whether clients that ask for it may go on with another WebSocket when theirs is lost."""
+    reconnect_window: float = 15.0
+    """So long they may be without one."""
 
     keep_alive: float = 15.0
     """A hub ping goes to a client that was sent nothing for so long."""
@@ -61,6 +84,11 @@ class ServiceOptions:
     """Between its migrating close and the open elsewhere, for the old ``OnDisconnected``."""
     late_comer: float = 5.0
     """A server that comes under the id of one that goes takes none of its clients for so long."""
+
+    upstream_timeout: float = 100.0
+    """For the answer of an upstream, in serverless and classic mode."""
+    upstream_connections: int = 100
+    """To all upstreams together; more webhooks wait for their turn."""
 
     stop_timeout: float = 5.0
     """When the service stops: how long hand-overs under way may take."""

@@ -7,43 +7,65 @@ wait. Group membership goes by connection id, or by user id for the user forms.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
 from signalr_trio.link.release import released, state_in
 from signalr_trio.protocol import service_messages as m
 from signalr_trio.protocol.service_protocol import write_claims, write_group_member_page
-from signalr_trio.service.client_results import refuse
+from signalr_trio.service.client_results import ServerQuestion
 from signalr_trio.service.groups import LARGEST_PAGE
 from signalr_trio.service.sending import close, send
 from signalr_trio.tokens import user_id_of
 
 if TYPE_CHECKING:
     from signalr_trio.service.server_connection import ServerConnection
+    from signalr_trio.service.session import ClientSession
 
 __all__ = ["HANDLERS"]
 
 log = logging.getLogger("signalr_trio.service")
 
+_Send = (
+    m.MultiConnectionData
+    | m.UserData
+    | m.MultiUserData
+    | m.BroadcastData
+    | m.GroupBroadcastData
+    | m.MultiGroupBroadcastData
+)
 
 # -- sends ------------------------------------------------------------------------------------
 
 
+def _send(
+    one: ServerConnection,
+    message: _Send,
+    sessions: Iterable[ClientSession],
+    excluded: Collection[str] = (),
+) -> None:
+    if message.filter is not None:
+        # It names who may hear it; sent to all, it would reach others too.
+        log.warning("%r: a send with a filter, of which this service has none: not sent", one)
+        return
+    send(sessions, message.payloads, excluded)
+
+
 def _to_connections(one: ServerConnection, message: m.MultiConnectionData) -> None:
-    send(one.hub.clients(message.connection_list), message.payloads)
+    _send(one, message, one.hub.clients(dict.fromkeys(message.connection_list)))
 
 
 def _to_user(one: ServerConnection, message: m.UserData) -> None:
-    send(one.hub.clients_of(message.user_id), message.payloads)
+    _send(one, message, one.hub.clients_of(message.user_id))
 
 
 def _to_users(one: ServerConnection, message: m.MultiUserData) -> None:
     users = dict.fromkeys(message.user_list)
-    send([session for user in users for session in one.hub.clients_of(user)], message.payloads)
+    _send(one, message, [session for user in users for session in one.hub.clients_of(user)])
 
 
 def _to_all(one: ServerConnection, message: m.BroadcastData) -> None:
-    send(list(one.hub.sessions.values()), message.payloads, message.excluded_list)
+    _send(one, message, list(one.hub.sessions.values()), message.excluded_list)
 
 
 def _to_group(one: ServerConnection, message: m.GroupBroadcastData) -> None:
@@ -51,7 +73,7 @@ def _to_group(one: ServerConnection, message: m.GroupBroadcastData) -> None:
     if message.excluded_user_list:
         users = frozenset(message.excluded_user_list)
         members = [session for session in members if session.user_id not in users]
-    send(members, message.payloads, message.excluded_list)
+    _send(one, message, members, message.excluded_list)
 
 
 def _to_groups(one: ServerConnection, message: m.MultiGroupBroadcastData) -> None:
@@ -59,7 +81,7 @@ def _to_groups(one: ServerConnection, message: m.MultiGroupBroadcastData) -> Non
     members = dict.fromkeys(
         session for group in message.group_list for session in groups.members(group)
     )
-    send(list(members), message.payloads)
+    _send(one, message, list(members))
 
 
 # -- groups -----------------------------------------------------------------------------------
@@ -163,11 +185,12 @@ def _close_group(one: ServerConnection, message: m.CloseGroupConnectionsWithAck)
 
 
 def _invoke_client(one: ServerConnection, message: m.ClientInvocation) -> None:
+    question = ServerQuestion(one, message)
     session = one.hub.sessions.get(message.connection_id)
     if session is None:
-        refuse(one, message, f"Connection '{message.connection_id}' does not exist.")
+        question.fail(f"Connection '{message.connection_id}' does not exist.")
     else:
-        session.ask(one, message)
+        session.ask(question, message.payloads)
 
 
 def _result_is_settled(
@@ -177,7 +200,7 @@ def _result_is_settled(
     since none is told that another asked."""
     session = one.hub.sessions.get(message.connection_id)
     if session is not None:
-        session.asks_no_more(one, message.invocation_id)
+        session.asks_no_more(one.server, message.invocation_id)
 
 
 # -- members and claims -----------------------------------------------------------------------
@@ -231,15 +254,26 @@ def _no_claims_update(one: ServerConnection, message: m.UpdateConnectionClaims) 
 
 
 def _ping(one: ServerConnection, message: m.Ping) -> None:
+    """Only questions are answered. Counts of the server's clients, and what is unknown, show that
+    it lives, as every message does."""
     if (value := message.get(m.SHUTDOWN)) is not None:
         if value.startswith("fin:"):
             one.take_fin(value)
-    elif message.get("status") is not None:
-        one.link.send(m.Ping.of("status", "1" if one.hub.sessions else "0"))
-    elif message.get("servers") is not None:
-        one.link.send(m.Ping.of("servers", one.service.servers_of(one.hub)))
-    elif (value := message.get("echo")) is not None:
-        one.link.send(m.Ping.of("echo", value))
+    elif message.get(m.STATUS) is not None:
+        one.link.send(_status(one))
+    elif message.get(m.SERVERS) is not None:
+        one.link.send(m.Ping.of(m.SERVERS, one.service.servers_of(one.hub)))
+    elif (value := message.get(m.ECHO)) is not None:
+        one.link.send(m.Ping.of(m.ECHO, value))
+
+
+def _status(one: ServerConnection) -> m.Ping:
+    """Whether the hub has clients, and the service's figures. It has no capacity to tell."""
+    return m.Ping.of(
+        *(m.STATUS, "1" if one.hub.sessions else "0"),
+        *(m.CLIENT_COUNT, str(one.service.client_count)),
+        *(m.SERVER_COUNT, str(one.service.server_connection_count)),
+    )
 
 
 def _flow_control(one: ServerConnection, message: m.ConnectionFlowControl) -> None:

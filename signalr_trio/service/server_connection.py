@@ -12,11 +12,14 @@ from signalr_trio.errors import ConnectionClosed, ProtocolError
 from signalr_trio.link.link import Link
 from signalr_trio.link.release import state_header
 from signalr_trio.protocol.service_messages import (
+    DIAGNOSTIC_CLIENT,
     FINACK,
     MIGRATE_FROM,
+    PROTOCOL_VERSION,
     SHUTDOWN,
     CloseConnection,
     ConnectionData,
+    ConnectionType,
     HandshakeRequest,
     HandshakeResponse,
     Headers,
@@ -26,7 +29,10 @@ from signalr_trio.protocol.service_messages import (
     ServiceMessage,
 )
 from signalr_trio.service.open_calls import OpenCalls
+from signalr_trio.service.options import ServiceMode
+from signalr_trio.service.parts import Parts
 from signalr_trio.service.routing import HANDLERS
+from signalr_trio.service.token_claims import is_diagnostic
 
 if TYPE_CHECKING:
     from signalr_trio.service.service import Service, ServiceHub
@@ -36,7 +42,10 @@ __all__ = ["Server", "ServerConnection"]
 
 log = logging.getLogger("signalr_trio.service")
 
-_VERSION = 1
+_NO_HUB_SERVERS = "The service is in serverless mode, which has no hub servers."
+#: WebSocket close codes: what came makes no sense; nothing came. And the bytes of a reason.
+_PROTOCOL_ERROR = 1002
+_LONGEST_REASON = 120
 
 
 class Server:
@@ -46,10 +55,19 @@ class Server:
     incarnation: a restart under a fixed name.
     """
 
-    def __init__(self, id: str, instance: str | None, *, embedded: bool = False) -> None:
+    def __init__(
+        self,
+        id: str,
+        instance: str | None,
+        *,
+        embedded: bool = False,
+        fallback: bool = False,
+    ) -> None:
         self.id = id
         self.instance = instance
         self.embedded = embedded
+        self.fallback = fallback
+        """Whether it stands in for a hub server, in serverless and classic mode."""
         self.connections: dict[ServerConnection, None] = {}
         self.incoming = 0
         """Clients that are on their way here."""
@@ -98,10 +116,12 @@ class ServerConnection:
         self.id = cid
         self.sessions: dict[str, ClientSession] = {}
         """The clients whose messages 5 and 6 are taken from here; of others they are dropped."""
+        self.is_weak = False
         self.migration_level: int = MigrationLevel.OFF
         self.migration_asked = False
         self.dropped = 0
         """Messages about clients that are not, or no longer, with this connection."""
+        self._parts = Parts()
         self._heard_at = trio.current_time()
 
     def __repr__(self) -> str:
@@ -134,6 +154,8 @@ class ServerConnection:
             headers = {**headers, MIGRATE_FROM: [migrate_from]}
         if state is not None and self.server.releases:
             headers = {**headers, **state_header(state)}
+        if is_diagnostic(session.claims):
+            headers = {**headers, DIAGNOSTIC_CLIENT: ["true"]}
         self.sessions[session.id] = session
         session.connection = self
         session.last_server = self.server.id
@@ -156,6 +178,7 @@ class ServerConnection:
         """Tells the server that the client has gone."""
         if self.sessions.pop(session.id, None) is not None:
             self.link.send(CloseConnection(session.id))
+        self._parts.forget(session.id)
         session.connection = None
         if not self.server.moving:
             self.server.look_again.unpark_all()
@@ -163,6 +186,7 @@ class ServerConnection:
     def detach(self, session: ClientSession) -> None:
         """The client is no longer with this connection, which knows it already."""
         self.sessions.pop(session.id, None)
+        self._parts.forget(session.id)
         session.connection = None
 
     # -- from the server --------------------------------------------------------------------
@@ -170,18 +194,27 @@ class ServerConnection:
     async def run(self) -> None:
         """Serves the connection until it ends, for whatever reason.
 
-        Its clients are dealt with in the same step in which the end is noticed.
+        Its clients are dealt with in the same step in which the end is noticed. A server whose
+        messages make no sense is told why in the close.
         """
+        fault: ProtocolError | None = None
         try:
             rest = await self._shake_hands()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._keep_alive, nursery.cancel_scope)
                 await self._receive(rest)
-        except* (ConnectionClosed, ProtocolError) as group:
+        except* ConnectionClosed as group:
             for error in group.exceptions:
                 log.info("%r has ended: %s", self, error)
+        except* ProtocolError as group:
+            for error in group.exceptions:
+                log.warning("%r is ended: %s", self, error)
+                fault = error if isinstance(error, ProtocolError) else fault
         finally:
             self.service.connection_lost(self)
+        if fault is not None:
+            reason = str(fault).encode()[:_LONGEST_REASON].decode(errors="ignore")
+            await self.link.aclose(_PROTOCOL_ERROR, reason)
 
     async def _receive(self, messages: Sequence[ServiceMessage]) -> None:
         while True:
@@ -203,13 +236,24 @@ class ServerConnection:
             found = type(messages[0]).__name__ if messages else "nothing"
             raise ProtocolError(f"{self.server.id} sent {found} where its handshake belongs")
         request = messages[0]
-        if request.version != _VERSION:
+        if request.version != PROTOCOL_VERSION:
             self.link.send(HandshakeResponse(f"Version {request.version} is not supported; 1 is."))
             raise ProtocolError(f"{self.server.id} speaks version {request.version}")
+        if self._is_out_of_place(request):
+            log.warning("%r: refused. %s", self, _NO_HUB_SERVERS)
+            self.link.send(HandshakeResponse(_NO_HUB_SERVERS))
+            raise ProtocolError(f"{self.server.id} wants to serve clients")
+        self.is_weak = request.connection_type == ConnectionType.WEAK
         self.migration_level = request.migration_level
         self.link.send(HandshakeResponse(connection_id=self.id))
         self.service.connection_ready(self)
         return messages[1:]
+
+    def _is_out_of_place(self, request: HandshakeRequest) -> bool:
+        """In serverless mode there are no hub servers, but weak connections, which only send: the
+        Management SDK has them."""
+        serverless = self.service.mode is ServiceMode.SERVERLESS and not self.server.fallback
+        return serverless and request.connection_type != ConnectionType.WEAK
 
     async def _keep_alive(self, scope: trio.CancelScope) -> None:
         """Pings first, since .NET servers ping only when they hear something."""
@@ -224,8 +268,10 @@ class ServerConnection:
         session = self.sessions.get(message.connection_id)
         if session is None:
             self.dropped += 1
-        else:
-            session.server_data(message)
+        elif (whole := self._parts.join(message)) is not None:
+            session.server_data(whole)
+        elif self._parts.size_of(message.connection_id) > self.service.options.client_buffer:
+            session.close("The hub server sent a message that does not end.")
 
     def take_fin(self, value: str) -> None:
         """A FIN: the whole server goes offline, and FINACK follows all that went before it."""

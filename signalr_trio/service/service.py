@@ -5,19 +5,21 @@ from __future__ import annotations
 import base64
 import logging
 import random
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
-import attrs
 import trio
 
-from signalr_trio.link.link import Link
+from signalr_trio.link.link import Agreement, Link
 from signalr_trio.service.draining import drain
 from signalr_trio.service.groups import Groups
-from signalr_trio.service.options import ServiceOptions
+from signalr_trio.service.http_connection import HttpConnection
+from signalr_trio.service.options import ServiceMode, ServiceOptions
 from signalr_trio.service.server_connection import Server, ServerConnection
 from signalr_trio.service.session import ClientSession
+from signalr_trio.service.token_claims import Sticky
 from signalr_trio.tokens import Claims
 from signalr_trio.transport.client_transport import ClientTransport
 
@@ -56,25 +58,25 @@ class ServiceHub:
         return any(session.user_id == user_id for session in self.groups.members(group))
 
 
-@attrs.define
-class _Negotiated:
-    connection_id: str
-    claims: Claims
-    expires: float
-
-
 class Service:
     """The core of the service, without sockets of its own.
 
-    ``async with service.running()`` runs it; meanwhile ``serve_client`` and ``serve_server`` are
-    awaited for each connection by whoever accepted it, so that each of them is in its caller's
-    nursery. ``chance`` is the one source of randomness.
+    ``async with service.running()`` runs it; meanwhile ``serve_server``, and the ``run`` of each
+    ``new_client``, are awaited by whoever accepted the connection, so that each of them is in its
+    caller's nursery. ``chance`` is the one source of randomness.
     """
 
     def __init__(
-        self, options: ServiceOptions | None = None, *, chance: random.Random | None = None
+        self,
+        options: ServiceOptions | None = None,
+        *,
+        mode: ServiceMode = ServiceMode.DEFAULT,
+        chance: random.Random | None = None,
     ) -> None:
         self.options = options or ServiceOptions()
+        self.mode = mode
+        self.serve_without_server: Callable[[str], None] | None = None
+        """Connects what stands in for a hub server, by the name of the hub."""
         self.slots = trio.Semaphore(self.options.slots)
         self.targets = trio.lowlevel.ParkingLot()
         """Unparked when there may be a server for a client that waits for one."""
@@ -87,7 +89,8 @@ class Service:
         self._hubs: dict[str, ServiceHub] = {}
         self._servers: dict[Server, None] = {}
         self._sessions: dict[ClientSession, None] = {}
-        self._negotiated: dict[str, _Negotiated] = {}
+        self.http_connections: dict[str, HttpConnection] = {}
+        """What was negotiated, by its token, until it is over."""
         self._nursery: trio.Nursery | None = None
 
     @asynccontextmanager
@@ -114,6 +117,8 @@ class Service:
             with trio.move_on_after(_FAREWELL):
                 while self._sessions:
                     await self.progress.park()
+            for session in list(self._sessions):
+                session.abort()
             async with trio.open_nursery() as nursery:
                 for server in self._servers:
                     for connection in server.connections:
@@ -126,8 +131,8 @@ class Service:
             now = trio.current_time()
             for session in list(self._sessions):
                 session.tick(now)
-            for token in [key for key, one in self._negotiated.items() if one.expires <= now]:
-                del self._negotiated[token]
+            for token in [key for key, one in self.http_connections.items() if one.expires <= now]:
+                self.http_connections.pop(token).expire()
             # Time alone makes a late comer a target (``_is_same``).
             self._targets_changed()
 
@@ -149,25 +154,27 @@ class Service:
     def client_count(self) -> int:
         return len(self._sessions)
 
-    def negotiate(self, claims: Claims, *, version: int) -> tuple[str, str]:
-        """A new connection id and the token that a client connects with (the id for version 0)."""
+    @property
+    def server_connection_count(self) -> int:
+        return sum(len(server.connections) for server in self._servers)
+
+    def negotiate(
+        self, hub: str, claims: Claims, *, version: int, stateful: bool = False
+    ) -> HttpConnection:
+        """A new connection; its token is its id for version 0."""
         connection_id = self.new_id()
         token = self.new_id() if version > 0 else connection_id
         expires = trio.current_time() + _NEGOTIATED
-        self._negotiated[token] = _Negotiated(connection_id, claims, expires)
-        return connection_id, token
-
-    def take_negotiated(self, token: str) -> tuple[str, Claims] | None:
-        """The id and claims that were negotiated, once; None if there are none (any more)."""
-        found = self._negotiated.pop(token, None)
-        return None if found is None else (found.connection_id, found.claims)
+        connection = HttpConnection(hub, connection_id, token, claims, expires, stateful)
+        self.http_connections[token] = connection
+        return connection
 
     def new_id(self) -> str:
         """16 random bytes as 22 characters, as ASP.NET Core writes its ids."""
         random_bytes = self._chance.randbytes(16)
         return base64.urlsafe_b64encode(random_bytes).rstrip(b"=").decode("ascii")
 
-    def serve_client(
+    def new_client(
         self,
         hub_name: str,
         transport: ClientTransport,
@@ -177,15 +184,14 @@ class Service:
         token: str | None = None,
         query_string: str = "",
         headers: dict[str, list[str | None]] | None = None,
-    ) -> Awaitable[None]:
-        """Serves one client until it has gone, and its last hand-over is over.
+    ) -> ClientSession:
+        """A client that has come; await its ``run``.
 
         ``token`` is what it connected with; None: its id.
         """
-        hub = self.hub(hub_name)
-        session = ClientSession(
+        return ClientSession(
             self,
-            hub,
+            self.hub(hub_name),
             transport,
             connection_id=connection_id,
             claims=claims,
@@ -193,7 +199,6 @@ class Service:
             query_string=query_string,
             headers=headers,
         )
-        return session.run()
 
     def begun(self, session: ClientSession) -> None:
         """A client has come; nobody knows yet what it wants."""
@@ -202,6 +207,7 @@ class Service:
     def ended(self, session: ClientSession) -> None:
         """A client and its last hand-over are over."""
         self._sessions.pop(session, None)
+        self.http_connections.pop(session.token, None)
         self.progress.unpark_all()
 
     def admit(self, session: ClientSession) -> None:
@@ -236,19 +242,23 @@ class Service:
     async def serve_server(self, hub_name: str, link: Link, *, server_id: str, cid: str) -> None:
         """Serves one server connection until it has ended."""
         agreement = link.agreement
-        instance = agreement.instance if agreement is not None else None
-        embedded = agreement is not None and agreement.embedded
-        server = self._incarnation(server_id, instance, embedded=embedded)
+        server = self._incarnation(server_id, agreement)
         connection = ServerConnection(self, self.hub(hub_name), link, server, cid)
         server.connections[connection] = None
         await connection.run()
 
-    def _incarnation(self, id: str, instance: str | None, *, embedded: bool) -> Server:
+    def _incarnation(self, id: str, agreement: Agreement | None) -> Server:
+        instance = agreement.instance if agreement is not None else None
         for server in self._servers:
             same = server.id == id and server.instance == instance
             if same and (instance is not None or not server.draining):
                 return server
-        server = Server(id, instance, embedded=embedded)
+        server = Server(
+            id,
+            instance,
+            embedded=agreement is not None and agreement.embedded,
+            fallback=agreement is not None and agreement.fallback,
+        )
         self._servers[server] = None
         return server
 
@@ -283,23 +293,44 @@ class Service:
             self._nursery.start_soon(drain, self, server)
 
     def choose_server(
-        self, hub: ServiceHub, *, leaving: Server | None = None
+        self, hub: ServiceHub, *, leaving: Server | None = None, sticky: Sticky | None = None
     ) -> ServerConnection | None:
         """The server connection for a client: of the server with the fewest clients.
 
         None if there is no server that may be given one. Clients of ``leaving`` do not go back to
-        it, nor to one that has come under its id so lately that it may be the same process.
+        it, nor to one that has come under its id so lately that it may be the same process; and a
+        client that is with a hub server stays with hub servers.
+        ``sticky`` names the server that a new client prefers, or requires. Weak connections are
+        for sending; they are given clients where there are no others (SDK: a service that is
+        somebody's secondary endpoint has no others).
         """
         best: ServerConnection | None = None
-        best_load: tuple[int, int] | None = None
+        best_load: tuple[bool, bool, bool, int, int] | None = None
+        wanted = None if sticky is None else sticky.server_id
+        required = sticky is not None and sticky.required
         for connection in hub.connections:
             server = connection.server
             if server.draining or (leaving is not None and self._is_same(server, leaving)):
                 continue
-            load = (server.load, len(connection.sessions))
+            another = wanted not in (None, server.id)
+            if (another and required) or not self._is_in_place(server, leaving):
+                continue
+            load = (
+                server.fallback,
+                another,
+                connection.is_weak,
+                server.load,
+                len(connection.sessions),
+            )
             if best_load is None or load < best_load:
                 best, best_load = connection, load
         return best
+
+    def _is_in_place(self, server: Server, leaving: Server | None) -> bool:
+        """Upstreams take no client that was with a hub server; in serverless mode they take all."""
+        if server.fallback:
+            return leaving is None
+        return self.mode is not ServiceMode.SERVERLESS
 
     def _is_same(self, server: Server, leaving: Server) -> bool:
         if server is leaving:
@@ -307,15 +338,26 @@ class Service:
         nameless = server.instance is None and server.id == leaving.id
         return nameless and trio.current_time() - server.came_at < self.options.late_comer
 
-    async def wait_for_server(self, hub: ServiceHub, patience: float) -> ServerConnection | None:
+    async def wait_for_server(
+        self, hub: ServiceHub, patience: float, sticky: Sticky | None = None
+    ) -> ServerConnection | None:
         """The connection for a new client; waits a little for the first server to come."""
-        with trio.move_on_after(patience):
-            while (connection := self.choose_server(hub)) is None:
-                await self.targets.park()
-            return connection
-        return None
+        connection = self.choose_server(hub, sticky=sticky)
+        if connection is None:
+            with trio.move_on_after(patience):
+                while connection is None:
+                    if self.serve_without_server is not None:
+                        self.serve_without_server(hub.name)
+                    await self.targets.park()
+                    connection = self.choose_server(hub, sticky=sticky)
+        return connection
 
     def servers_of(self, hub: ServiceHub) -> str:
-        """The answer to a ``servers`` ping: a timestamp and the ids of all servers."""
-        ids = dict.fromkeys(connection.server.id for connection in hub.connections)
-        return f"{int(trio.current_time() * 1000)}:{';'.join(ids)}"
+        """The answer to a ``servers`` ping: a timestamp and the ids of all servers.
+
+        The SDK ignores answers older than one that it has had, so the time is one that outlives
+        this process.
+        """
+        servers = (connection.server for connection in hub.connections)
+        ids = dict.fromkeys(server.id for server in servers if not server.fallback)
+        return f"{time.time_ns() // 1_000_000}:{';'.join(ids)}"

@@ -8,7 +8,9 @@ message that came in is dealt with, wherever it goes, before anything else happe
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator
+import math
+import time
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -24,20 +26,20 @@ from signalr_trio.protocol.hub_protocol import HubProtocol, Peek
 from signalr_trio.protocol.messages import Close, MessageType, Ping
 from signalr_trio.protocol.service_messages import (
     NO_EXPIRY,
-    ClientInvocation,
     ConnectionData,
     DataMessageType,
     UpdateConnectionClaims,
 )
-from signalr_trio.service.client_results import AwaitedResults, refuse
+from signalr_trio.service.client_results import AwaitedResults, Question
 from signalr_trio.service.hand_over import HandOver, Slot
 from signalr_trio.service.hold import Hold
 from signalr_trio.service.open_calls import OpenCalls
+from signalr_trio.service.token_claims import expires_in, handshake_timeout, sticky
 from signalr_trio.tokens import Claims, user_id_of
 from signalr_trio.transport.client_transport import ClientTransport, SharedPayload
 
 if TYPE_CHECKING:
-    from signalr_trio.service.server_connection import ServerConnection
+    from signalr_trio.service.server_connection import Server, ServerConnection
     from signalr_trio.service.service import Service, ServiceHub
 
 __all__ = ["ClientSession"]
@@ -50,7 +52,14 @@ _LARGEST_VERSION = 2
 _EXPIRES_AT = "asrs.s.aeo"
 _NOT_A_HANDSHAKE = "An unexpected error occurred during connection handshake."
 _TIMED_OUT = "Handshake was canceled."
+_TEXT_ONLY = (
+    "Cannot use the '{}' protocol on the current transport. "
+    "The transport does not support 'Binary' transfer format."
+)
 _SERVER_LOST = "The connection to the hub server was lost."
+_SERVER_AWAY = (
+    "The hub server that this client is bound to is not connected to the service. Negotiate again."
+)
 _NO_SERVER = "No hub server is connected to the service for this hub. Try again later."
 
 
@@ -65,12 +74,14 @@ class ClientSession:
         "_close_passed",
         "_early",
         "_early_size",
+        "_expires_at",
         "_heard_at",
         "_hold",
         "_paused",
         "_pings",
         "_reading",
         "_resumed",
+        "_sends",
         "_sent_at",
         "_splitter",
         "_stalled",
@@ -150,6 +161,10 @@ class ClientSession:
         now = trio.current_time()
         self._heard_at = now
         self._sent_at = now
+        self._sends = False
+        """Whether something was sent since the last tick."""
+        self._expires_at = _deadline(expires_in(claims))
+        """When the client's login ends, and its connection with it."""
 
     # -- the client's side ------------------------------------------------------------------
 
@@ -192,41 +207,49 @@ class ClientSession:
         """
         options = self.service.options
         buffer = b""
-        with trio.move_on_after(options.handshake_timeout):
+        with trio.move_on_after(handshake_timeout(self.claims) or options.handshake_timeout):
             while (split := handshake.split_handshake(buffer)) is None:
                 buffer += await self._transport.receive()
                 if len(buffer) > options.max_message_size:
                     break
             else:
-                self.handshake_frame, rest = split
-                return rest if await self._open() else None
+                self.handshake_frame, behind = split
+                request = await self._open()
+                if request is None:
+                    return None
+                return self._transport.agreed(self.protocol, request.version, behind)
         self._refuse(_TIMED_OUT)
         return None
 
-    async def _open(self) -> bool:
+    async def _open(self) -> HandshakeRequest | None:
+        """None if the client is refused."""
         try:
             request = handshake.parse_request(self.handshake_frame)
         except ProtocolError as fault:
             log.info("client %s: bad handshake: %s", self.id, fault)
             self._refuse(_NOT_A_HANDSHAKE)
-            return False
+            return None
         protocol = hub_protocol(request.protocol)
         if protocol is None or request.version > _LARGEST_VERSION:
             self._refuse(_unsupported(request, known=protocol is not None))
-            return False
+            return None
+        if protocol.binary and self._transport.text_only:
+            self._refuse(_TEXT_ONLY.format(protocol.name))
+            return None
         self.protocol = protocol
-        self._transport.binary = protocol.binary
         self._splitter = protocol.splitter(self.service.options.max_message_size)
-        connection = await self.service.wait_for_server(self.hub, self.service.options.connect_wait)
+        wanted, patience = sticky(self.claims), self.service.options.connect_wait
+        connection = await self.service.wait_for_server(self.hub, patience, wanted)
         if connection is None:
             log.warning("client %s: no server for hub %s", self.id, self.hub.name)
-            self._refuse(_NO_SERVER)
-            return False
+            self._refuse(_SERVER_AWAY if self.is_bound else _NO_SERVER)
+            return None
         self.service.admit(self)
         connection.open(self)
-        return True
+        return request
 
     def _refuse(self, error: str) -> None:
+        log.info("client %s of hub %s is refused: %s", self.id, self.hub.name, error)
         self._transport.binary = False
         self._transport.send(handshake.write_response(HandshakeResponse(error)))
         self._close_passed = True
@@ -346,16 +369,24 @@ class ClientSession:
     # -- time -------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
-        """Once a second: keep-alive towards the client, and its time-out."""
+        """Once a second: keep-alive towards the client, its time-out, and the end of its login."""
         options = self.service.options
+        self._transport.tick(now)
         if not self.answered or self.gone:
             return
-        if now - self._sent_at >= options.keep_alive:
+        if self._sends:
+            # Looked at once a second: asking for the time with each message would cost more.
+            self._sends = False
+            self._sent_at = now
+        elif now - self._sent_at >= options.keep_alive and not self._transport.keeps_alive:
             self._send(self.protocol.write(Ping()))
         silent = now - self._heard_at
         if self._pings and not self._stalled and silent > options.client_timeout:
             log.info("client %s was silent for %.0f s", self.id, silent)
             self.close("Connection closed with an error.", allow_reconnect=True)
+        if now >= self._expires_at:
+            log.info("client %s: its login has expired", self.id)
+            self.close()
         if self.hand_over is not None and self._hold is not None:
             self.hand_over.hurry_if_due(self._hold, now)
 
@@ -410,23 +441,26 @@ class ClientSession:
             if self._early_size > self.service.options.hold_limit:
                 self.close("Too much was sent to a client before its handshake was through.")
             return
-        self._sent_at = trio.current_time()
+        self._sends = True
         self._transport.send_shared(shared)
         if self._transport.buffered > self.service.options.client_buffer:
             self._too_slow()
 
-    def ask(self, one: ServerConnection, message: ClientInvocation) -> None:
-        """A server invokes a method of the client, and awaits its result (message 34)."""
-        payload = message.payloads.get(self.protocol.name)
+    def ask(self, question: Question, payloads: Mapping[str, bytes]) -> None:
+        """Invokes a method of the client, whose result is awaited.
+
+        ``payloads`` is the invocation in each hub protocol that the client may have.
+        """
+        payload = payloads.get(self.protocol.name)
         if payload is None:
-            refuse(one, message, f"There is no payload for protocol {self.protocol.name}.")
+            question.fail(f"There is no payload for protocol {self.protocol.name}.")
             return
         if self.awaited is None:
             self.awaited = AwaitedResults(self)
-        if message.invocation_id in self.awaited:
-            refuse(one, message, f"Invocation ID '{message.invocation_id}' is already in use.")
+        if question.id in self.awaited:
+            question.fail(f"Invocation ID '{question.id}' is already in use.")
             return
-        self.awaited.add(one, message)
+        self.awaited.add(question)
         self.deliver(SharedPayload(payload, binary=self.protocol.binary))
 
     def update_claims(self, claims: Claims, expires: Timestamp) -> None:
@@ -435,19 +469,21 @@ class ClientSession:
         What the service itself has put in, and the login does not name anew, stays.
         """
         new = [(name, value) for name, value in claims if name != _EXPIRES_AT]
+        self._expires_at = math.inf
         if expires != NO_EXPIRY:
             new.append((_EXPIRES_AT, str(expires.seconds)))
+            self._expires_at = _deadline(expires.seconds - time.time())
         named = {_EXPIRES_AT} | {name for name, _ in new}
         kept = [one for one in self.claims if one[0].startswith("asrs.s.") and one[0] not in named]
         self.claims = new + kept
         if self.connection is not None:
             self.connection.link.send(UpdateConnectionClaims(self.id, self.claims))
 
-    def asks_no_more(self, one: ServerConnection, invocation_id: str) -> None:
-        """A server has had the client's result, or does not want it any more."""
+    def asks_no_more(self, server: Server | None, invocation_id: str) -> None:
+        """Who asked has had the client's result, or does not want it any more."""
         if self.awaited is None:
             return
-        self.awaited.forget(one, invocation_id)
+        self.awaited.forget(server, invocation_id)
         self.awaited = self.awaited or None
         if self.calls is not None:
             self.calls.asks_no_more(invocation_id)
@@ -456,15 +492,14 @@ class ClientSession:
     def _send(self, payload: bytes) -> None:
         if self.gone:
             return
-        self._sent_at = trio.current_time()
+        self._sends = True
         self._transport.send(payload)
         if self._transport.buffered > self.service.options.client_buffer:
             self._too_slow()
 
     def _too_slow(self) -> None:
         log.warning("client %s leaves %d bytes unread: closed", self.id, self._transport.buffered)
-        self._transport.abort()
-        self._end()
+        self.abort()
 
     def server_closed(self, error: str | None) -> None:
         """The server closed this client (message 5): pass on why, unless it did so itself."""
@@ -501,6 +536,11 @@ class ClientSession:
                 self._send(self.protocol.write(Close(error, allow_reconnect)))
             elif error is not None:
                 self._refuse(error)
+        self._end()
+
+    def abort(self) -> None:
+        """Ends the session without waiting for what the client has not taken."""
+        self._transport.abort()
         self._end()
 
     def _end(self) -> None:
@@ -583,6 +623,11 @@ class ClientSession:
         """A hand-over did not begin after all."""
         if not self._paused and not self.gone:
             self.end_hold()
+
+
+def _deadline(seconds: float | None) -> float:
+    """On trio's clock."""
+    return math.inf if seconds is None else trio.current_time() + seconds
 
 
 def _is_refusal(message: ConnectionData) -> bool:

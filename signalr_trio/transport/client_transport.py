@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import Protocol
 
+from signalr_trio.protocol.hub_protocol import HubProtocol
 from signalr_trio.transport import frames
 from signalr_trio.transport.websocket import WebSocket
 
@@ -36,22 +37,36 @@ class ClientTransport(Protocol):
     ``buffered``. Each ``send`` is one or more whole hub messages.
     """
 
-    binary: bool
-    """Whether what is sent is binary: known once the handshake has named the hub protocol."""
+    __slots__ = ()
 
-    @property
-    def name(self) -> str: ...
+    name: str
+    """As in the answer to a negotiate."""
+    binary: bool
+    """Whether what is sent is binary: known once the handshake request has come."""
+    text_only: bool = False
+    """Whether binary hub protocols cannot be spoken over it."""
+    keeps_alive: bool = False
+    """Whether it finds out by itself that the client is gone: then it is sent no pings."""
 
     @property
     def buffered(self) -> int: ...
 
     def send(self, payload: bytes) -> None: ...
 
-    def send_shared(self, shared: SharedPayload) -> None: ...
+    def send_shared(self, shared: SharedPayload) -> None:
+        self.send(shared.payload)
 
     def receive(self) -> Awaitable[bytes]:
         """What the client sent next; raises ConnectionClosed when it is gone."""
         ...
+
+    def agreed(self, protocol: HubProtocol, version: int, behind: bytes) -> bytes:
+        """The handshake request has come; what of ``behind`` it is for the session."""
+        self.binary = protocol.binary
+        return behind
+
+    def tick(self, now: float) -> None:
+        """Called once a second."""
 
     async def aclose(self) -> None:
         """Sends what is buffered and closes; bounded in time, also when cancelled."""
@@ -62,7 +77,7 @@ class ClientTransport(Protocol):
         ...
 
 
-class WebSocketTransport:
+class WebSocketTransport(ClientTransport):
     """A client on a WebSocket."""
 
     name = "WebSockets"

@@ -1,4 +1,4 @@
-"""The HTTP/1.1 front door (h11): negotiate, long polling and upgrades; and a small client."""
+"""The HTTP/1.1 front door (h11): requests, streamed responses and upgrades; and a small client."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from email.utils import formatdate
-from functools import partial
+from functools import lru_cache, partial
 from http import HTTPStatus
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import attrs
@@ -30,9 +30,13 @@ from signalr_trio.transport.websocket import (
 )
 
 __all__ = [
+    "Answer",
     "Handler",
+    "Pending",
     "Request",
     "Response",
+    "ResponseBody",
+    "Streaming",
     "Upgrade",
     "http_request",
     "serve_http",
@@ -46,6 +50,9 @@ MAX_HEAD = 32 * 1024
 HEADER_TIMEOUT = 15.0
 #: Seconds that a connection is kept without a request, and for an answer to be taken.
 IDLE_TIMEOUT = 120.0
+
+#: So many bytes the kernel takes at once, unless the client does not read at all.
+_HARDLY_ANY = 16 * 1024
 
 _logger = logging.getLogger("signalr_trio.http")
 
@@ -120,7 +127,56 @@ class Upgrade:
     """In bytes; a larger one ends the WebSocket with 1009."""
 
 
-Handler = Callable[[Request], Awaitable[Response | Upgrade]]
+@attrs.define
+class Pending:
+    """The answer comes later: ``respond`` is awaited, and cancelled if the client leaves."""
+
+    respond: Callable[[], Awaitable[Response]]
+
+
+class ResponseBody:
+    """The body of a response, which is written piece by piece without waiting."""
+
+    __slots__ = ("_ended", "_stream", "_write")
+
+    def __init__(self, stream: BufferedStream, write: Callable[[h11.Event], None]) -> None:
+        self._stream = stream
+        self._write = write
+        self._ended = False
+
+    @property
+    def buffered(self) -> int:
+        """Bytes that the kernel has not been given yet."""
+        return self._stream.buffered
+
+    def write(self, data: bytes) -> None:
+        """Does nothing behind the end, and once the client has left."""
+        if not self._ended and not self._stream.broken:
+            self._write(h11.Data(data=data))
+
+    def end(self) -> None:
+        """There is no more; said again it changes nothing."""
+        if not self._ended:
+            self._ended = True
+            self._write(h11.EndOfMessage())
+
+    def abort(self) -> None:
+        """Give up what is buffered; the connection is reset."""
+        self._stream.abort()
+
+
+@attrs.define
+class Streaming:
+    """A response with status 200 whose body ends when ``serve`` does, or says so."""
+
+    serve: Callable[[ResponseBody], Awaitable[None]]
+    left: Callable[[], None]
+    """Called if the client leaves meanwhile; ``serve`` should then come to its end."""
+    headers: Headers = ()
+
+
+Answer = Response | Upgrade | Pending | Streaming
+Handler = Callable[[Request], Awaitable[Answer]]
 
 
 async def serve_listeners(
@@ -166,6 +222,8 @@ async def serve_http(
         await buffered.aclose()
 
 
+_ResultT = TypeVar("_ResultT")
+
 #: An open WebSocket, what is to serve it, and the path it was asked for with.
 _Upgraded = tuple[WebSocket, Callable[[WebSocket], Awaitable[None]], str]
 
@@ -197,7 +255,7 @@ class _HttpConnection:
                 answer = await self._answer(request, handler)
                 if isinstance(answer, Upgrade):
                     return self._upgrade(request, answer)
-                if not await self._respond(request, answer):
+                if answer is None or not await self._respond(request, answer):
                     return None
                 self._h11.start_next_cycle()
         except h11.RemoteProtocolError as error:
@@ -217,24 +275,67 @@ class _HttpConnection:
         )
         return websocket, upgrade.serve, request.path
 
-    async def _answer(self, request: Request, handler: Handler) -> Response | Upgrade:
+    async def _answer(
+        self, request: Request, handler: Handler
+    ) -> Response | Streaming | Upgrade | None:
+        """None: the client has left before it was known."""
         try:
             answer = await handler(request)
             if isinstance(answer, Upgrade) and not request.wants_websocket:
                 raise ProtocolError(f"{request.path} was not asked for with an upgrade")
+            if isinstance(answer, Pending):
+                with trio.CancelScope() as scope:
+                    return await self._watched(answer.respond(), left=scope.cancel)
+                return None
         except Exception:
             self._log_failure(request)
             return Response(500)
         return answer
 
-    async def _respond(self, request: Request, response: Response) -> bool:
+    async def _respond(self, request: Request, response: Response | Streaming) -> bool:
         """Whether another request may follow."""
         try:
-            await self._send(response, head_only=request.method == "HEAD")
+            if isinstance(response, Streaming):
+                await self._stream_body(request, response)
+            else:
+                await self._send(response, head_only=request.method == "HEAD")
         except (h11.LocalProtocolError, UnicodeError):
             self._log_failure(request)  # headers that HTTP does not have
             return False
         return self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE
+
+    async def _stream_body(self, request: Request, response: Streaming) -> None:
+        self._write_head(200, response.headers)
+        body = ResponseBody(self._stream, self._write)
+        try:
+            await self._watched(response.serve(body), left=response.left)
+        except Exception:
+            self._log_failure(request)
+            body.abort()  # else it would seem to be whole
+        body.end()
+        await self._taken()
+
+    async def _watched(self, work: Awaitable[_ResultT], *, left: Callable[[], None]) -> _ResultT:
+        """Awaits ``work``; calls ``left`` if the client leaves meanwhile."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch, left)
+            result = await work
+            nursery.cancel_scope.cancel()
+        return result
+
+    async def _watch(self, left: Callable[[], None]) -> None:
+        """What comes is kept for the next request, as far as that is no more than a head."""
+        try:
+            while len(self._h11.trailing_data[0]) < MAX_HEAD:
+                data = await self._stream.receive_some()
+                if not data:
+                    break
+                self._h11.receive_data(bytes(data))
+            else:
+                return
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+        left()
 
     def _log_failure(self, request: Request) -> None:
         target = without_token(f"{request.path}?{request.query_string}")
@@ -249,10 +350,11 @@ class _HttpConnection:
             if idle.cancelled_caught:
                 return None
             event = self._h11.next_event()
-        with trio.move_on_after(self._header_timeout):
-            while event is h11.NEED_DATA:
-                await self._receive()
-                event = self._h11.next_event()
+        if event is h11.NEED_DATA:
+            with trio.move_on_after(self._header_timeout):
+                while event is h11.NEED_DATA:
+                    await self._receive()
+                    event = self._h11.next_event()
         self._served = True
         if isinstance(event, h11.Request):
             # h11 bounds heads that come in pieces only.
@@ -316,21 +418,30 @@ class _HttpConnection:
                         pass
 
     async def _send(self, response: Response, *, head_only: bool) -> None:
-        headers = [("Date", _now()), *response.headers]
-        if response.status not in (204, 304):
-            headers.append(("Content-Length", str(len(response.body))))
-        self._write(
-            h11.Response(
-                status_code=response.status,
-                headers=[
-                    (name.encode("ascii"), value.encode("latin-1")) for name, value in headers
-                ],
-                reason=_reason(response.status),
-            )
-        )
-        if response.body and not head_only and response.status not in (204, 304):
+        has_body = response.status not in (204, 304)
+        length = [("Content-Length", str(len(response.body)))] if has_body else []
+        self._write_head(response.status, [*response.headers, *length])
+        if response.body and has_body and not head_only:
             self._write(h11.Data(data=response.body))
         self._write(h11.EndOfMessage())
+        await self._taken()
+
+    def _write_head(self, status: int, headers: Headers) -> None:
+        self._write(
+            h11.Response(
+                status_code=status,
+                headers=[
+                    (name.encode("ascii"), value.encode("latin-1"))
+                    for name, value in (("Date", _now()), *headers)
+                ],
+                reason=_reason(status),
+            )
+        )
+
+    async def _taken(self) -> None:
+        """Waits, not for ever, while much of what was written has not left."""
+        if self._stream.buffered <= _HARDLY_ANY:
+            return
         with trio.move_on_after(IDLE_TIMEOUT) as sending:
             await self._stream.drained()
         if sending.cancelled_caught:
@@ -443,4 +554,9 @@ def _reason(status: int) -> bytes:
 
 
 def _now() -> str:
-    return formatdate(time.time(), usegmt=True)
+    return _date(int(time.time()))
+
+
+@lru_cache(maxsize=1)
+def _date(seconds: int) -> str:
+    return formatdate(seconds, usegmt=True)

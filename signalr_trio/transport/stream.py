@@ -142,7 +142,9 @@ class BufferedStream(trio.abc.Stream):
             return
         self._chunks.append(data)
         self.buffered += len(data)
-        self.wake()
+        if not self._queued:
+            self._queued = True
+            self.flusher.add(self)
 
     def wake(self) -> None:
         """Have the flusher come by at the next scheduler tick."""
@@ -229,12 +231,16 @@ class BufferedStream(trio.abc.Stream):
             return
         # Said before the first await: from here on nothing can be written behind the end.
         self._closed = True
-        with trio.move_on_after(FLUSH_TIMEOUT, shield=True):
-            await self._flush_rest()
         if self.buffered:
-            self.abort()
-        with trio.move_on_after(FLUSH_TIMEOUT, shield=True):
-            await self.inner.aclose()
+            with trio.move_on_after(FLUSH_TIMEOUT, shield=True):
+                await self._flush_rest()
+            if self.buffered:
+                self.abort()
+        if self._socket is not None:
+            self._socket.close()
+        else:
+            with trio.move_on_after(FLUSH_TIMEOUT, shield=True):
+                await self.inner.aclose()
         self._wake()
 
     def abort(self) -> None:
@@ -257,20 +263,18 @@ class BufferedStream(trio.abc.Stream):
             self._queued = False
         elif self._socket is None:
             nursery.start_soon(self._send_by_inner)
+        elif rest := self._write_some(self._socket, self._take()):
+            nursery.start_soon(self._send_when_writable, self._socket, rest)
         else:
-            rest = self._write_some(self._socket, self._take())
-            if rest:
-                nursery.start_soon(self._send_when_writable, self._socket, rest)
-            else:
-                self._queued = False
+            self._queued = False
 
-    def _take(self) -> memoryview:
+    def _take(self) -> bytes:
         chunks = self._chunks
         data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        self._chunks = []
-        return memoryview(data)
+        chunks.clear()
+        return data
 
-    def _write_some(self, sink: trio.socket.SocketType, data: memoryview) -> memoryview | None:
+    def _write_some(self, sink: trio.socket.SocketType, data: bytes) -> bytes | None:
         """Hand ``data`` to the kernel; returns what it did not take."""
         # Asked for each time: a number kept from before may by now be another connection's.
         fileno = sink.fileno()
@@ -287,9 +291,9 @@ class BufferedStream(trio.abc.Stream):
         self._sent(sent)
         return data[sent:] if sent < len(data) else None
 
-    async def _send_when_writable(self, sink: trio.socket.SocketType, rest: memoryview) -> None:
+    async def _send_when_writable(self, sink: trio.socket.SocketType, rest: bytes) -> None:
         try:
-            left: memoryview | None = rest
+            left: bytes | None = rest
             while left and sink.fileno() != -1:
                 await trio.lowlevel.wait_writable(sink)
                 left = self._write_some(sink, left)
@@ -329,7 +333,8 @@ class BufferedStream(trio.abc.Stream):
     def _sent(self, count: int) -> None:
         # A break while the inner stream was sending has set it to 0 already.
         self.buffered = max(0, self.buffered - count)
-        self._wake()
+        if self._progress is not None:
+            self._wake()
 
     def _break(self) -> None:
         self.broken = True

@@ -11,6 +11,7 @@ import trio
 
 from signalr_trio.errors import ConnectionClosed
 from signalr_trio.protocol.handshake import HandshakeRequest, write_request
+from signalr_trio.protocol.hub_protocol import HubProtocol
 from signalr_trio.protocol.json import JsonProtocol
 from signalr_trio.protocol.messages import (
     CancelInvocation,
@@ -42,6 +43,7 @@ class MemoryTransport:
     """The service's end of a client connection, and both hands of the client at the other."""
 
     name = "memory"
+    text_only = keeps_alive = False
 
     def __init__(self) -> None:
         self.binary = False
@@ -74,6 +76,13 @@ class MemoryTransport:
             await self._news.park()
         await trio.lowlevel.checkpoint()
         return self._coming.popleft()
+
+    def agreed(self, protocol: HubProtocol, version: int, behind: bytes) -> bytes:
+        self.binary = protocol.binary
+        return behind
+
+    def tick(self, now: float) -> None:
+        pass
 
     async def aclose(self) -> None:
         self.closed = True
@@ -109,7 +118,7 @@ class Client:
         """Set when the service has done with the connection."""
 
     async def serve(self, service: Service, hub: str = "chat") -> None:
-        await service.serve_client(
+        session = service.new_client(
             hub,
             self.transport,
             connection_id=self.id,
@@ -117,6 +126,7 @@ class Client:
             query_string=self.query,
             headers={"X-Forwarded-For": [ADDRESS]},
         )
+        await session.run()
         self.over.set()
 
     # -- out --------------------------------------------------------------------------------

@@ -214,7 +214,7 @@ class Schedule:
 
 
 @given(steps=STEPS)
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 def test_p1_holds_for_any_schedule_of_a_hand_over(steps: list[str | float]) -> None:
     async def scenario() -> None:
         # Time passes here, and a hand-over without a target must not give up meanwhile.

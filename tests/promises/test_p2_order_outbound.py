@@ -59,7 +59,7 @@ async def test_p2_what_the_old_server_says_after_its_release_is_dropped_and_coun
     old=st.lists(st.sampled_from(["data", "send", "settle"]), max_size=12),
     new=st.lists(st.sampled_from(["data", "send"]), max_size=6),
 )
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 def test_p2_holds_for_whatever_the_two_servers_say(old: list[str], new: list[str]) -> None:
     """The new server speaks in the very step in which the client is opened there."""
 

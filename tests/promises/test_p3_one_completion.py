@@ -385,7 +385,7 @@ def check(plan: Plan, client: ScriptedClient, ledger: Ledger, ids: list[str]) ->
             assert (completion.error is not None) == (call.kind == "fail")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(plans)
 def test_p3_exactly_one_completion_whatever_is_called_and_however_it_ends(plan: Plan) -> None:
     trio.run(partial(carry_out, plan), clock=MockClock(autojump_threshold=0))

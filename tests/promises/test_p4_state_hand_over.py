@@ -365,7 +365,7 @@ async def _play(service: ScriptedService, number: int, plan: PlannedClient) -> N
         await connection.lose()
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(
     st.lists(planned_clients, min_size=1, max_size=5),
     st.sampled_from(["off", "wait_for_clients_close", "migrate_clients"]),

@@ -106,7 +106,7 @@ def opened_after_finack(server: ScriptedServer) -> list[str]:
         max_size=30,
     )
 )
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 def test_p6_holds_for_any_order_of_clients_and_fins(steps: list[str]) -> None:
     """Clients come and servers go in one step; ``x`` adds a connection to the server that goes."""
 

@@ -391,7 +391,7 @@ def check(plan: Plan, served: Served, took: float) -> None:
     assert served.server.hubs[0].clients == {}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(plans)
 def test_p7_it_ends_in_order_and_in_time_whatever_happens(plan: Plan) -> None:
     trio.run(partial(carry_out, plan), clock=MockClock(autojump_threshold=0))

@@ -336,7 +336,7 @@ def _parse_or_reject(body: bytes) -> m.ServiceMessage | None:
         return None
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.integers(1, 43), st.lists(_VALUES, max_size=7))
 def test_any_values_are_a_message_or_a_protocol_error(type_id: int, values: list[object]) -> None:
     message = _parse_or_reject(msgpack.packb([type_id, *values]))
@@ -345,14 +345,14 @@ def test_any_values_are_a_message_or_a_protocol_error(type_id: int, values: list
         assert protocol.parse(unframe(protocol.write(message))) == message
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.binary(max_size=64))
 def test_any_bytes_are_a_message_or_a_protocol_error(body: bytes) -> None:
     _parse_or_reject(body)
     _parse_or_reject(b"\x94\x06" + body)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.sampled_from(_CURRENT), st.data())
 def test_damaged_messages_are_a_message_or_a_protocol_error(case: Any, data: st.DataObject) -> None:
     body = bytearray(_body(case))

@@ -4,114 +4,23 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import quote
 
-import attrs
 import msgpack
 import pytest
 import trio
 from harness.clients import HELLO, JSON, Client, claims_for
 from harness.cluster import settle
-from harness.memory_network import MemoryNetwork
+from harness.room import ENDPOINT, MSGPACK, VERSION, Room
 from harness.servers import ScriptedServer
 
-from signalr_trio.connection_string import DEVELOPMENT, parse_connection_string
-from signalr_trio.protocol.handshake import HandshakeRequest, write_request
-from signalr_trio.protocol.messagepack import MessagePackProtocol
-from signalr_trio.protocol.messages import Close, HubMessage, Invocation, Ping
-from signalr_trio.service.front_door import RunningService, open_service
+from signalr_trio.protocol.messages import Close, Completion, Invocation
 from signalr_trio.service.rest import api
 from signalr_trio.tokens import make_token
 from signalr_trio.transport.http import MAX_BODY, Response, http_request
 
-ENDPOINT = parse_connection_string(DEVELOPMENT)
-MSGPACK = MessagePackProtocol()
-VERSION = "api-version=2022-06-01"
-HELLOS = [HELLO, write_request(HandshakeRequest("messagepack", 1))]
 HI = b'{"target":"hi","arguments":[1,"x"]}'
-
-
-@attrs.frozen
-class Room:
-    """Clients 1 and 2 of ann, 3 of bob, 4 of nobody; the even ones speak MessagePack.
-
-    1 and 4 are in group g.
-    """
-
-    running: RunningService
-    network: MemoryNetwork
-    server: ScriptedServer
-    clients: dict[str, Client]
-
-    async def call(
-        self,
-        method: str,
-        path: str,
-        body: bytes = b"",
-        *,
-        audience: str | None = None,
-        key: str = ENDPOINT.access_key,
-        lifetime: float = 3600,
-        content_type: str = "application/json",
-    ) -> Response:
-        """A call whose token is for its URL without the query, unless a test says otherwise."""
-        url = f"http://localhost:8888{path}"
-        token = make_token(key, audience or url.partition("?")[0], lifetime=lifetime)
-        headers = [("Authorization", f"Bearer {token}"), ("Content-Type", content_type)]
-        response = await http_request(method, url, headers=headers, body=body, network=self.network)
-        await settle()
-        return response
-
-    def received(self, id: str) -> list[HubMessage]:
-        """What a client was sent behind the answer to its handshake."""
-        protocol = JSON if int(id) % 2 else MSGPACK
-        sent = b"".join(self.clients[id].transport.sent[1:])
-        found = [protocol.parse(frame) for frame in protocol.splitter(None).feed(sent)]
-        return [one for one in found if one is not None and not isinstance(one, Ping)]
-
-    @property
-    def heard(self) -> dict[str, list[Any]]:
-        """The arguments of each call of "hi" that came, by client."""
-        calls = {id: self.received(id) for id in self.clients}
-        found = {
-            id: [list(one.arguments) for one in those if isinstance(one, Invocation)]
-            for id, those in calls.items()
-        }
-        return {id: arguments for id, arguments in found.items() if arguments}
-
-    @property
-    def members(self) -> str:
-        """Who is in group g."""
-        found = self.running.service.hub("chat").groups.members("g")
-        return "".join(sorted(one.id for one in found))
-
-    @property
-    def closed(self) -> str:
-        return "".join(id for id, client in self.clients.items() if client.over.is_set())
-
-
-@pytest.fixture
-async def room(autojump_clock) -> AsyncIterator[Room]:
-    network = MemoryNetwork()
-    async with open_service(network=network) as running, trio.open_nursery() as nursery:
-        service = running.service
-        server = ScriptedServer(service, nursery, "A")
-        server.connect("chat")
-        await settle()
-        clients: dict[str, Client] = {}
-        for number, user in enumerate(["ann", "ann", "bob", None], 1):
-            client = Client(str(number), claims=claims_for(user) if user else [])
-            clients[client.id] = client
-            nursery.start_soon(client.serve, service)
-            client.transport.put(HELLOS[0] if number % 2 else HELLOS[1])
-            await settle()
-        groups = service.hub("chat").groups
-        for id in "14":
-            groups.join(service.hub("chat").sessions[id], "g")
-        yield Room(running, network, server, clients)
-        nursery.cancel_scope.cancel()
 
 
 # -- every route ------------------------------------------------------------------------------
@@ -152,18 +61,33 @@ ROUTES = [
     ("DELETE", "/users/ann/groups", 200, 204),
     ("GET", "/groups/g/connections", 200, 200),
     ("POST", "/:generateToken", 200, 200),
-    ("POST", "/connections/1/:invoke", 501, 501),
-    ("POST", "/connections/1/streams/s/:send", 501, 501),
-    ("POST", "/connections/1/streams/s/:complete", 501, 501),
-    ("POST", "/:execute", 501, 501),
+    ("POST", "/connections/1/:invoke", 200, 200),
+    ("POST", "/connections/1/streams/s/:send", 202, 202),
+    ("POST", "/connections/1/streams/s/:complete", 202, 202),
+    ("POST", "/:execute", 202, 202),
 ]
 IDS = [f"{method} {path}" for method, path, _, _ in ROUTES]
 every_route = pytest.mark.parametrize(("method", "path", "v1", "dated"), ROUTES, ids=IDS)
 
 
 def body_for(method: str, path: str) -> bytes:
-    sends = method == "POST" and (path.endswith(":send") or ":" not in path)
-    return HI if sends else b""
+    if path == "/:execute":
+        return b"[]"
+    has_message = path.endswith((":send", ":invoke")) or ":" not in path
+    return HI if method == "POST" and has_message else b""
+
+
+async def good_call(room: Room, method: str, url: str, body: bytes) -> Response:
+    """A call; client 1 answers what it is asked."""
+
+    async def answer() -> None:
+        room.say("1", Completion(await room.question("1"), 1))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(answer)
+        response = await room.call(method, url, body)
+        nursery.cancel_scope.cancel()
+    return response
 
 
 def test_the_table_has_every_route() -> None:
@@ -177,11 +101,11 @@ def test_the_table_has_every_route() -> None:
 @every_route
 async def test_a_good_call(room: Room, method: str, path: str, v1: int, dated: int) -> None:
     body = body_for(method, path)
-    response = await room.call(method, f"/api/v1/hubs/chat{path}", body)
+    response = await good_call(room, method, f"/api/v1/hubs/chat{path}", body)
     assert response.status == v1
     # The first call may have closed the very connections that the second one asks for.
     if method != "DELETE" and "close" not in path:
-        response = await room.call(method, f"/api/hubs/Chat{path}?{VERSION}", body)
+        response = await good_call(room, method, f"/api/hubs/Chat{path}?{VERSION}", body)
         assert response.status == dated
 
 
@@ -190,7 +114,7 @@ async def test_a_good_call_of_a_dated_version(
     room: Room, method: str, path: str, v1: int, dated: int
 ) -> None:
     body = body_for(method, path)
-    response = await room.call(method, f"/api/hubs/chat{path}/?{VERSION}", body)
+    response = await good_call(room, method, f"/api/hubs/chat{path}/?{VERSION}", body)
     assert response.status == dated
 
 
@@ -241,12 +165,13 @@ async def test_a_hub_that_nobody_has_connected_to(
     response = await room.call(method, f"/api/v1/hubs/news{path}", body_for(method, path))
     asks = method in ("GET", "HEAD") and not path.endswith("/connections")
     joins = method == "PUT" and "/connections/" in path
-    assert response.status == (404 if asks or joins else v1)
+    calls = path.endswith("/:invoke")
+    assert response.status == (404 if asks or joins or calls else v1)
     assert room.heard == {}
     assert (room.members, room.closed) == ("14", "")
 
 
-@pytest.mark.parametrize("path", [path for m, path, v1, _ in ROUTES if m == "POST" and v1 == 202])
+@pytest.mark.parametrize("path", [path for method, path, _, _ in ROUTES if body_for(method, path)])
 async def test_a_body_that_is_too_large(room: Room, path: str) -> None:
     body = b'{"target":"hi","arguments":["%s"]}' % (b"x" * MAX_BODY)
     assert (await room.call("POST", f"/api/v1/hubs/chat{path}", body)).status == 413
@@ -262,6 +187,10 @@ BLANK = [
     ("POST", "/connections//:send"),
     ("HEAD", "/users/%20"),
     ("DELETE", "/users//groups"),
+    ("POST", "/connections/%20/:invoke"),
+    ("POST", "/connections/1/streams/%20/:send"),
+    ("POST", f"/connections/1/streams/{'x' * 101}/:send"),
+    ("POST", f"/connections/1/streams/{'x' * 101}/:complete"),
 ]
 
 
@@ -281,7 +210,7 @@ async def test_a_path_that_is_none(room: Room, path: str) -> None:
 
 async def test_a_service_that_stops(room: Room) -> None:
     room.running.service.stopping = True
-    response = await room.call("POST", "/api/v1/hubs/chat", HI)
+    response = await room.call("POST", f"/api/hubs/chat/:send?{VERSION}", HI)
     assert response.status == 503
     assert json.loads(response.body)["message"] == "The service is stopping."
     assert (await room.call("GET", "/api/health")).status == 503
@@ -448,12 +377,18 @@ BODIES = [(JSON_TYPE, body) for body in BAD_BODIES.values()] + [
 
 @pytest.mark.parametrize(("kind", "body"), BODIES, ids=[*BAD_BODIES, *BAD_FRAMES])
 async def test_a_bad_body_is_400_and_nobody_hears_of_it(room: Room, kind: str, body: bytes) -> None:
-    response = await room.call("POST", "/api/v1/hubs/chat", body, content_type=kind)
+    url = f"/api/hubs/chat/:send?{VERSION}"
+    response = await room.call("POST", url, body, content_type=kind)
     assert response.status == 400
     assert response.header("x-ms-error-code") == "Error.Request.Invalid"
     error = json.loads(response.body)
     assert error["code"] == "Error.Request.Invalid"
     assert error["message"]
+    # In v1 errors are text.
+    response = await room.call("POST", "/api/v1/hubs/chat", body, content_type=kind)
+    assert (response.status, response.body.decode()) == (400, error["message"])
+    assert response.header("content-type") == "text/plain; charset=utf-8"
+    assert response.header("x-ms-error-code") == "Error.Request.Invalid"
     assert [id for id in room.clients if room.received(id)] == []
 
 
@@ -626,7 +561,7 @@ async def test_a_generated_token_lets_a_client_in(room: Room) -> None:
     good = await http_request("POST", url.format("chat"), headers=bearer, network=room.network)
     assert good.status == 200
     connection_token = json.loads(good.body)["connectionToken"]
-    _, claims = room.running.service.take_negotiated(connection_token)
+    claims = room.running.service.http_connections[connection_token].claims
     assert set(claims_for("eve")) <= set(claims)
     times = {name: int(value) for name, value in claims if name in ("nbf", "exp")}
     assert times["exp"] - times["nbf"] == 300

@@ -113,6 +113,11 @@ async def test_status_codes(door: Door, method: str, path: str, status: int) -> 
     assert (await door.ask(method, path, client_token())).status == status
 
 
+async def test_a_wrong_method_is_told_the_right_ones(door: Door) -> None:
+    response = await door.ask("POST", "/api/health")
+    assert response.header("allow") == "GET, HEAD"
+
+
 async def test_health_needs_no_token(door: Door) -> None:
     assert (await door.ask("GET", "/api/v1/health")).status == 200
 
@@ -163,7 +168,7 @@ async def test_an_id_is_good_once(door: Door) -> None:
     token = json.loads(answer.body)["connectionToken"]
     path = f"/client/?hub=chat&id={token}"
     async with door.websocket(path, client_token()):
-        assert await door.refusal(path, client_token()) == 404
+        assert await door.refusal(path, client_token()) == 409
     assert await door.refusal("/client/?hub=chat&id=nobodys", client_token()) == 404
 
 
@@ -246,7 +251,7 @@ async def wire_server(door: Door, **headers: str) -> AsyncIterator[WireServer]:
 
 async def test_what_the_server_is_told_of_a_client(door: Door) -> None:
     async with wire_server(door) as server:
-        path = "/client/?hub=Chat&a=1&access_token=x&b=%20y"
+        path = "/client/?HUB=Chat&a=1&Access_Token=x&b=%20y"
         async with door.websocket(path, client_token(), X_Forwarded_For="10.1.2.3") as client:
             client.send(HELLO, text=True)
             opened = await server.next()

@@ -193,6 +193,11 @@ class ClientRun:
         return self.plan.name
 
     @property
+    def stays(self) -> bool:
+        """Whether nothing is known that may end it."""
+        return self.ended_at is None and self.left_at is None and self.cut_at is None
+
+    @property
     def is_open(self) -> bool:
         return self.answered and self.ended_at is None and self.left_at is None
 
@@ -819,7 +824,8 @@ class Ledger:
         for server in client.servers:
             if server.crashed_at is not None or server.hurried_at is not None:
                 return f"{server.name} crashed, or was hurried"
-            if server.asked_at is None or (self._let_all_go(server) and not client.plan.sticky):
+            may_move = not client.plan.sticky and not self.scenario.embedded
+            if server.asked_at is None or (self._let_all_go(server) and may_move):
                 continue
             if server.plan.mode != "migrate_clients" or server.gives_up:
                 return f"{server.name}: mode {server.plan.mode}, or a hook of it failed"

@@ -15,6 +15,7 @@ from typing import Any
 import trio
 
 from signalr_trio.errors import ConnectionClosed
+from signalr_trio.protocol.hub_protocol import HubProtocol
 from signalr_trio.transport.client_transport import SharedPayload
 
 __all__ = ["Connection", "Network", "SimulatedNetwork", "Socket", "Transport"]
@@ -188,11 +189,18 @@ class Transport(Socket):
     """The service's end of a client connection."""
 
     name = "simulation"
-    binary = False
+    binary = text_only = keeps_alive = False
 
     def __init__(self, incoming: Pipe, outgoing: Pipe) -> None:
         super().__init__(incoming, outgoing)
         self.on_read: Callable[[], None] = lambda: None
+
+    def agreed(self, protocol: HubProtocol, version: int, behind: bytes) -> bytes:
+        self.binary = protocol.binary
+        return behind
+
+    def tick(self, now: float) -> None:
+        pass
 
     async def receive(self, *, joined: bool = False) -> bytes:
         self.on_read()

@@ -174,3 +174,20 @@ def test_a_link_that_fell_silent_is_not_closed_politely() -> None:
             ),
         )
     )
+
+
+def test_a_client_that_fell_silent_does_not_hold_up_an_embedded_service() -> None:
+    """Its WebSocket was closed politely when the time for that was over: for 5 s."""
+    _keeps_every_promise(
+        Scenario(
+            8608,
+            full=True,
+            embedded=True,
+            servers=(ServerPlan("s0", "s0", timeout=1.5, stop_timeout=0.5),),
+            clients=(ClientPlan("c1"),),
+            events=(
+                Event(0.478, "silence_client", whom="c1", lossy=True),
+                Event(0.549, "shutdown", whom="s0"),
+            ),
+        )
+    )

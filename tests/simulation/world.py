@@ -383,7 +383,8 @@ class World:
         self, running: _RunningService, transport: Transport, id: str, plan: ClientPlan
     ) -> None:
         claims = _claims(plan)
-        await running.service.serve_client(plan.hub, transport, connection_id=id, claims=claims)
+        new_client = running.service.new_client
+        await new_client(plan.hub, transport, connection_id=id, claims=claims).run()
 
     def _connect_product_client(self, plan: ClientPlan, protocol: HubProtocol) -> HubConnection:
         path, query, token = self._address(plan)
@@ -583,7 +584,7 @@ def _probe_take(
         ledger.check(not isinstance(message, Ping), "rule 11", name, "a ping was passed on")
         begins = isinstance(message, (Invocation, StreamInvocation))
         # What is held for one that leaves, or is closed, goes where it belongs.
-        stays = ledger.clients[name or ""].ended_at is None and ledger.service_fault_at is None
+        stays = ledger.clients[name or ""].stays and ledger.service_fault_at is None
         begins = begins and stays
         if waiting <= client.hub.options.inbox_pause:
             client.context.items.pop("full_since", None)

@@ -3,13 +3,16 @@
 Paths, parameters and status codes are those of ``docs/swagger`` in Azure/azure-signalr: v1 below
 ``/api/v1/hubs/{hub}``, 2022-06-01 to 2024-12-01 below ``/api/hubs/{hub}``. Either answers to the
 routes of the other as well, and ``/:send`` may be left out: official emulator.
+
+``/api/auth/accessKey`` is none of the routes: it is for servers that log in with Entra ID, and this
+service knows access keys only.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlencode, urlsplit
@@ -18,6 +21,7 @@ import attrs
 
 from signalr_trio.connection_string import Endpoint
 from signalr_trio.errors import ProtocolError
+from signalr_trio.protocol.messages import Completion
 from signalr_trio.service.groups import LARGEST_PAGE
 from signalr_trio.service.rest.call import (
     Call,
@@ -26,10 +30,12 @@ from signalr_trio.service.rest.call import (
     invalid,
     json_response,
 )
-from signalr_trio.service.rest.payload import read_payloads
+from signalr_trio.service.rest.commands import execute
+from signalr_trio.service.rest.invoke import invoke
+from signalr_trio.service.rest.payload import encode, read_item_payloads, read_payloads
 from signalr_trio.service.sending import close, send
 from signalr_trio.tokens import NAME_IDENTIFIER, make_token
-from signalr_trio.transport.http import Request, Response
+from signalr_trio.transport.http import Pending, Request, Response
 
 if TYPE_CHECKING:
     from signalr_trio.service.service import Service
@@ -68,7 +74,7 @@ def _group(call: Call) -> list[ClientSession]:
 
 # -- what is done; None is the success that the route stands for ------------------------------
 
-_Answer = Response | None
+_Answer = Response | Pending | None
 
 
 def _send(audience: _Audience, call: Call) -> None:
@@ -78,6 +84,26 @@ def _send(audience: _Audience, call: Call) -> None:
     except ProtocolError as fault:
         raise invalid(str(fault)) from None
     send(found, payloads, call.excluded)
+
+
+def _send_item(call: Call) -> None:
+    """An item of a stream that the client awaits, whoever it asked for it."""
+    found, stream, completed = _connection(call), call.stream, call.flag("completed")
+    try:
+        content_type = call.request.header("content-type")
+        payloads = read_item_payloads(content_type, call.request.body, stream)
+    except ProtocolError as fault:
+        raise invalid(str(fault)) from None
+    send(found, payloads)
+    if completed:
+        send(found, encode(Completion(stream)))
+
+
+def _complete_stream(call: Call) -> None:
+    """The error is ``error`` in the SDK, and ``reason`` in the swagger file."""
+    found, request = _connection(call), call.request
+    error = request.param("error") or request.param("reason") or None
+    send(found, encode(Completion(call.stream, error=error)))
 
 
 def _close(audience: _Audience, call: Call) -> None:
@@ -166,10 +192,6 @@ def _generate_token(call: Call) -> Response:
     return json_response({"token": token})
 
 
-def _not_supported(what: str, _: Call) -> None:
-    raise CallRefused(501, f"This service does not support {what} yet.")
-
-
 # -- routes -----------------------------------------------------------------------------------
 
 
@@ -206,9 +228,7 @@ def _route(
 
 
 _TO_GROUP, _TO_USER, _TO_ONE = "/groups/{group}", "/users/{user}", "/connections/{connection}"
-_RESULTS = partial(_not_supported, "client results")
-_STREAMS = partial(_not_supported, "streams of the REST API")
-_COMMANDS = partial(_not_supported, "lists of commands")
+_TO_STREAM = f"{_TO_ONE}/streams/{{stream}}"
 _GROUP_EXISTS = partial(_exists, _group, "Warning.Group.NotExisted")
 _USER_EXISTS = partial(_exists, _user, "Warning.User.NotExisted")
 _CONNECTION_EXISTS = partial(_exists, _connection, "Warning.Connection.NotExisted")
@@ -245,10 +265,10 @@ _ROUTES = (
     _route("DELETE", f"{_TO_USER}/groups", _user_leave_all, 204, 200),
     _route("GET", f"{_TO_GROUP}/connections", _list_members, 200),
     _route("POST", "/:generatetoken", _generate_token, 200),
-    _route("POST", f"{_TO_ONE}/:invoke", _RESULTS, 200),
-    _route("POST", f"{_TO_ONE}/streams/{{stream}}/:send", _STREAMS, 202),
-    _route("POST", f"{_TO_ONE}/streams/{{stream}}/:complete", _STREAMS, 202),
-    _route("POST", "/:execute", _COMMANDS, 202),
+    _route("POST", f"{_TO_ONE}/:invoke", invoke, 200),
+    _route("POST", f"{_TO_STREAM}/:send", _send_item, 202),
+    _route("POST", f"{_TO_STREAM}/:complete", _complete_stream, 202),
+    _route("POST", "/:execute", execute, 202),
 )
 
 
@@ -262,21 +282,23 @@ class RestApi:
         self._endpoint = endpoint
         self._may_call = may_call
 
-    def answer(self, request: Request) -> Response:
+    def answer(self, request: Request) -> Response | Pending:
         try:
-            return self._answer(request)
+            answer = self._answer(request)
         except CallRefused as refused:
-            log.info("%s %s: %d: %s", request.method, request.raw_path, refused.status, refused)
-            return refused.response()
+            return _refuse(request, refused)
+        if isinstance(answer, Pending):
+            return Pending(partial(_answer_later, request, answer.respond))
+        return answer
 
-    def _answer(self, request: Request) -> Response:
+    def _answer(self, request: Request) -> Response | Pending:
         is_v1, name, path = _split(request.raw_path)
         found = [(route, names) for route in _ROUTES if (names := route.match(path)) is not None]
         if not found:
             raise _no_route()
         asked = [one for one in found if request.method in one[0].methods]
         if not asked:
-            return _wrong_method([route for route, _ in found])
+            raise _wrong_method([route for route, _ in found])
         if not self._may_call(request):
             return Response(401)
         if self._service.stopping:
@@ -287,6 +309,20 @@ class RestApi:
         hub = self._service.hub(hub_name(request, name))
         answer = route.handle(Call(request, hub, self._endpoint, names))
         return answer or Response(route.success_v1 if is_v1 else route.success)
+
+
+async def _answer_later(request: Request, respond: Callable[[], Awaitable[Response]]) -> Response:
+    try:
+        return await respond()
+    except CallRefused as refused:
+        return _refuse(request, refused)
+
+
+def _refuse(request: Request, refused: CallRefused) -> Response:
+    # What a client says is a payload, and not for the log.
+    reason = "the client's error" if refused.status == 502 else refused
+    log.info("%s %s: %d: %s", request.method, request.raw_path, refused.status, reason)
+    return refused.response(in_text=request.path.lower().startswith("/api/v1/"))
 
 
 def _split(raw_path: str) -> tuple[bool, str, list[str]]:
@@ -305,11 +341,9 @@ def _no_route() -> CallRefused:
     return CallRefused(404, "The REST API has no such path.")
 
 
-def _wrong_method(routes: list[_Route]) -> Response:
+def _wrong_method(routes: list[_Route]) -> CallRefused:
     allowed = ", ".join(dict.fromkeys(method for route in routes for method in route.methods))
-    response = CallRefused(405, f"This path is for {allowed}.").response()
-    response.headers = [*response.headers, ("Allow", allowed)]
-    return response
+    return CallRefused(405, f"This path is for {allowed}.", allow=allowed)
 
 
 def _check_version(request: Request) -> None:

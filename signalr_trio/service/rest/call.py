@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from signalr_trio.connection_string import Endpoint
     from signalr_trio.service.service import ServiceHub
 
-__all__ = ["Call", "CallRefused", "hub_name", "invalid", "json_response"]
+__all__ = ["Call", "CallRefused", "group_name", "hub_name", "invalid", "json_response"]
 
 #: Level, scope and kind, as in the service's other codes.
 _INVALID = "Error.Request.Invalid"
@@ -23,23 +23,32 @@ _INVALID = "Error.Request.Invalid"
 #: Of a hub, and of an application, which is a prefix of it (swagger).
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_`,.\[\]]{0,127}")
 _LONGEST_GROUP = 1024
+_LONGEST_STREAM = 100
 _INT32_MAX = (1 << 31) - 1
 
 
 class CallRefused(SignalRError):
     """Why a call is answered with an error. Never leaves the REST API."""
 
-    def __init__(self, status: int, message: str, *, code: str | None = None) -> None:
+    def __init__(
+        self, status: int, message: str, *, code: str | None = None, allow: str | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
+        given = {"x-ms-error-code": code, "Allow": allow}
+        self._headers = [(name, value) for name, value in given.items() if value is not None]
 
-    def response(self) -> Response:
-        """An ErrorDetail (swagger), and its code where the SDK looks for it."""
-        if self.code is None:
-            return json_response({"message": str(self)}, self.status)
-        response = json_response({"code": self.code, "message": str(self)}, self.status)
-        response.headers = [*response.headers, ("x-ms-error-code", self.code)]
+    def response(self, *, in_text: bool) -> Response:
+        """An ErrorDetail, or text alone as v1 has it (swagger); its code where the SDK looks."""
+        message = str(self)
+        if in_text:
+            headers = [("Content-Type", "text/plain; charset=utf-8")]
+            response = Response(self.status, message.encode(), headers)
+        else:
+            code = {} if self.code is None else {"code": self.code}
+            response = json_response({**code, "message": message}, self.status)
+        response.headers = [*response.headers, *self._headers]
         return response
 
 
@@ -62,9 +71,14 @@ class Call:
 
     @property
     def group(self) -> str:
-        name = self._named("group")
-        if len(name) > _LONGEST_GROUP:
-            raise invalid(f"The name of a group has up to {_LONGEST_GROUP} characters.")
+        return group_name(self._named("group"))
+
+    @property
+    def stream(self) -> str:
+        """The invocation id of a stream."""
+        name = self._named("stream")
+        if len(name) > _LONGEST_STREAM:
+            raise invalid(f"The id of a stream has up to {_LONGEST_STREAM} characters.")
         return name
 
     @property
@@ -86,6 +100,13 @@ class Call:
             raise invalid(f"'{name}' must be a number from {smallest} to {largest}.")
         return number
 
+    def flag(self, name: str) -> bool:
+        """A parameter of the query; False if it is not there."""
+        text = (self.request.param(name) or "false").lower()
+        if text not in ("true", "false"):
+            raise invalid(f"'{name}' must be true or false.")
+        return text == "true"
+
     def _named(self, kind: str) -> str:
         name = self.path_names[kind]
         if not name or name.isspace():
@@ -105,6 +126,15 @@ def hub_name(request: Request, hub: str) -> str:
     if not hub:
         raise invalid("The name of the hub is missing.")
     return f"{application}_{hub}" if application else hub
+
+
+def group_name(name: str) -> str:
+    """The name of a group, if it can be one."""
+    if not name or name.isspace() or len(name) > _LONGEST_GROUP:
+        raise invalid(
+            f"The name of a group has 1 to {_LONGEST_GROUP} characters, and not only white space."
+        )
+    return name
 
 
 def invalid(message: str) -> CallRefused:

@@ -1,0 +1,220 @@
+"""The requests of clients on the path of a hub: the transports, as ASP.NET Core SignalR answers them.
+
+A GET connects, or polls; a POST sends, a DELETE ends, on the transports that are not WebSockets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import attrs
+
+from signalr_trio.service.http_connection import HttpConnection
+from signalr_trio.service.negotiation import method_not_allowed, offered, text_response
+from signalr_trio.service.service import Service
+from signalr_trio.service.session import ClientSession
+from signalr_trio.service.token_claims import poll_interval
+from signalr_trio.tokens import Claims
+from signalr_trio.transport import server_sent_events
+from signalr_trio.transport.client_transport import ClientTransport, WebSocketTransport
+from signalr_trio.transport.http import (
+    Answer,
+    Pending,
+    Request,
+    Response,
+    ResponseBody,
+    Streaming,
+    Upgrade,
+)
+from signalr_trio.transport.long_polling import LongPollingTransport, Nothing
+from signalr_trio.transport.server_sent_events import EventStreamTransport
+from signalr_trio.transport.stateful import StatefulTransport
+from signalr_trio.transport.websocket import WebSocket
+
+__all__ = ["ClientRequest", "serve_client"]
+
+_PLAIN = ("Content-Type", "text/plain")
+_BINARY = ("Content-Type", "application/octet-stream")
+_NOT_KEPT = (
+    ("Cache-Control", "no-cache, no-store"),
+    ("Expires", "Thu, 01 Jan 1970 00:00:00 GMT"),
+    ("Pragma", "no-cache"),
+)
+_NO_ID = "Connection ID required"
+_UNKNOWN_ID = "No Connection with that ID"
+
+
+@attrs.define(eq=False)
+class ClientRequest:
+    """A request on the path of a hub, and what the door that let it in knows about the client."""
+
+    request: Request
+    hub: str
+    claims: Claims
+    """Of the request itself; those that were negotiated win."""
+    query_string: str = ""
+    """The client's own, with a question mark, as the hub server shall see it."""
+
+    def new_session(
+        self, service: Service, transport: ClientTransport, connection: HttpConnection | None
+    ) -> ClientSession:
+        """``connection``: as it was negotiated; None if it was not."""
+        session = service.new_client(
+            self.hub,
+            transport,
+            connection_id=service.new_id() if connection is None else connection.id,
+            claims=(connection and connection.claims) or self.claims,
+            token=connection and connection.token,
+            query_string=self.query_string,
+            headers=_forwarded(self.request),
+        )
+        if connection is not None:
+            connection.connected(transport, session)
+        return session
+
+
+async def serve_client(service: Service, client: ClientRequest, *, accepting: bool) -> Answer:
+    """The answer to any request. ``accepting``: whether new connections may be made (else 503)."""
+    method, request = client.request.method, client.request
+    if method not in ("GET", "POST", "DELETE"):
+        return method_not_allowed()
+    transport = _asked_for(request) if method == "GET" else None
+    if transport is not None and transport not in offered(service, client.claims):
+        return _text(transport, 404, f"{transport} transport not supported by this end point type")
+    ids = [value for name, value in request.query if name.lower() == "id"]
+    connection = service.http_connections.get(ids[0]) if len(ids) == 1 else None
+    if connection is not None and connection.hub != client.hub:
+        connection = None
+    if connection is None and any(ids):
+        return _text(transport, 404, _UNKNOWN_ID)
+    if connection is None and transport != "WebSockets":
+        return _text(transport, 400, _NO_ID)
+    if method == "POST":
+        return await _post(connection, request.body)
+    if method == "DELETE":
+        return _delete(connection)
+    if connection is not None and connection.transport is not None:
+        return _again(service, connection, transport)
+    if not accepting:
+        return Response(503)
+    return _connect(service, client, connection, transport)
+
+
+def _asked_for(request: Request) -> str:
+    """The transport that a GET means."""
+    accepted = (request.header("accept") or "").lower()
+    if "text/event-stream" in [one.strip() for one in accepted.split(",")]:
+        return "ServerSentEvents"
+    return "WebSockets" if request.wants_websocket else "LongPolling"
+
+
+# -- a first GET ----------------------------------------------------------------------------
+
+
+def _connect(
+    service: Service,
+    client: ClientRequest,
+    connection: HttpConnection | None,
+    transport: str | None,
+) -> Answer:
+    if transport == "WebSockets" or connection is None:
+        return _websocket(service, client, connection)
+    if transport == "ServerSentEvents":
+        return _event_stream(service, client, connection)
+    polled = LongPollingTransport(connection.posted, poll_interval(client.claims))
+    session = client.new_session(service, polled, connection)
+    # It outlives any of its requests.
+    service.start_soon(session.run)
+    return Response(200, headers=[_BINARY, *_NOT_KEPT])
+
+
+def _websocket(
+    service: Service, client: ClientRequest, connection: HttpConnection | None
+) -> Upgrade:
+    def serve(websocket: WebSocket) -> Awaitable[None]:
+        if connection is not None and connection.stateful:
+            return _serve_stateful(service, client, connection, websocket)
+        return client.new_session(service, WebSocketTransport(websocket), connection).run()
+
+    return _upgrade(service, serve)
+
+
+def _upgrade(service: Service, serve: Callable[[WebSocket], Awaitable[None]]) -> Upgrade:
+    # One WebSocket message may hold many hub messages, whose size the session judges; what this
+    # bounds is memory.
+    return Upgrade(serve, max_message_size=4 * service.options.max_message_size)
+
+
+def _serve_stateful(
+    service: Service, client: ClientRequest, connection: HttpConnection, websocket: WebSocket
+) -> Awaitable[None]:
+    options = service.options
+    transport = StatefulTransport(
+        window=options.reconnect_window, max_message_size=options.max_message_size
+    )
+    # It outlives its WebSockets.
+    service.start_soon(client.new_session(service, transport, connection).run)
+    return transport.carry(websocket)
+
+
+def _event_stream(service: Service, client: ClientRequest, connection: HttpConnection) -> Streaming:
+    def serve(body: ResponseBody) -> Awaitable[None]:
+        transport = EventStreamTransport(body, connection.posted)
+        return client.new_session(service, transport, connection).run()
+
+    def left() -> None:
+        connection.posted.end("the client has left")
+
+    return Streaming(serve, left, headers=server_sent_events.HEADERS)
+
+
+# -- later requests -------------------------------------------------------------------------
+
+
+def _again(service: Service, connection: HttpConnection, transport: str | None) -> Answer:
+    """A GET on a connection that has its transport."""
+    assert connection.transport is not None
+    if connection.transport.name != transport:
+        return _text(transport, 400, "Cannot change transports mid-connection")
+    if isinstance(connection.transport, StatefulTransport) and connection.transport.may_go_on:
+        return _upgrade(service, connection.transport.carry)
+    if not isinstance(connection.transport, LongPollingTransport):
+        ends = connection.session is not None and connection.session.gone
+        return _text(transport, 404, _UNKNOWN_ID) if ends else Response(409, headers=[_PLAIN])
+    polled = connection.transport
+
+    async def respond() -> Response:
+        found = await polled.poll(service.options.poll_timeout)
+        if isinstance(found, bytes):
+            return Response(200, found, [_BINARY, *_NOT_KEPT])
+        return Response(200 if found is Nothing.IN_TIME else 204, headers=[_PLAIN, *_NOT_KEPT])
+
+    return Pending(respond)
+
+
+async def _post(connection: HttpConnection | None, data: bytes) -> Response:
+    assert connection is not None
+    if isinstance(connection.transport, (WebSocketTransport, StatefulTransport)):
+        return text_response(405, "POST requests are not allowed for WebSocket connections.")
+    await connection.posted.post(data)
+    return Response(200, headers=[_PLAIN])
+
+
+def _delete(connection: HttpConnection | None) -> Response:
+    assert connection is not None
+    if connection.session is None or not isinstance(connection.transport, LongPollingTransport):
+        error = "Cannot terminate this connection using the DELETE endpoint."
+        return text_response(400, error)
+    connection.session.close()
+    return Response(202, headers=[_PLAIN])
+
+
+def _text(transport: str | None, status: int, text: str) -> Response:
+    """An error; of a poll it is not kept either."""
+    headers = _NOT_KEPT if transport == "LongPolling" else ()
+    return Response(status, text.encode(), [_PLAIN, *headers])
+
+
+def _forwarded(request: Request) -> dict[str, list[str | None]]:
+    address = request.header("x-forwarded-for") or request.client
+    return {} if address is None else {"X-Forwarded-For": [address]}

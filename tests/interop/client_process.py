@@ -43,7 +43,7 @@ class ClientProcess:
 
         Options: ``protocol`` ("json" or "messagepack"), ``transport`` ("WebSockets",
         "ServerSentEvents", "LongPolling"), ``token``, ``reconnect`` (delays in ms), ``stateful``
-        (reconnect), ``handlers``: how it answers the server, by target ("echo", "throw", "ask
+        (reconnect), ``cuttable`` (adds its name to the URL), ``handlers``: how it answers the server, by target ("echo", "throw", "ask
         back": with what the hub's ``Echo`` returns, "when told": at the next send to ``told``).
         Raises CallFailed.
         """
@@ -174,7 +174,7 @@ class Connection:
         return Upload(self, self._process.new_name("u"))
 
     async def cut(self, url: str, *, stateful: bool = False) -> None:
-        """Breaks its sockets, as a network that fails does; it reconnects by way of ``url``, or
+        """Breaks its sockets (if ``cuttable``), as a network that fails does; it reconnects by way of ``url``, or
         (``stateful``) to where it was."""
         await self.request("cut", url=url, stateful=stateful)
 

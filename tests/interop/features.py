@@ -296,7 +296,7 @@ async def _results(asked: Connection, asker: Connection) -> None:
 # -- the end of a connection, and its return ------------------------------------------------------
 
 
-@feature("reconnect", lasts=False, reconnect=[0, 100, 300, 1000, 3000])
+@feature("reconnect", lasts=False, reconnect=[0, 100, 300, 1000, 3000], cuttable=True)
 async def reconnect(case: Case, client: Connection) -> None:
     """A client that lost its connection comes back as a new one."""
     before = client.id
@@ -313,7 +313,7 @@ async def reconnect(case: Case, client: Connection) -> None:
     assert (await client.invoke("WhoAmI"))["connectionId"] == client.id
 
 
-@feature("stateful reconnect", stateful=True, only_on=("WebSockets",))
+@feature("stateful reconnect", stateful=True, cuttable=True, only_on=("WebSockets",))
 async def stateful_reconnect(case: Case, client: Connection) -> None:
     """A client that lost its socket goes on with the same connection, and nothing is missing."""
     upload = client.upload()

@@ -13,8 +13,8 @@ import { MessagePackHubProtocol } from "@microsoft/signalr-protocol-msgpack";
 const connections = new Map();
 const uploads = new Map();
 const subscriptions = new Map();
-/** By the name of a connection, which is in the query of its requests: those under way, and the
- * socket of each. */
+/** Of connections that are to be cut, by name, which is in the query of their requests: those under
+ * way, and the socket of each. */
 const sockets = new Map();
 /** Where a connection is to reconnect. */
 const elsewhere = new Map();
@@ -67,10 +67,11 @@ for (const end of ["undici:request:trailers", "undici:request:error"]) {
   diagnostics.subscribe(end, ({ request }) => socketsOf(request).delete(request));
 }
 
-function build(name, { url, protocol, transport, token, targets, handlers, reconnect, stateful }) {
-  sockets.set(name, new Map());
+function build(name, request) {
+  const { url, protocol, transport, token, targets, handlers, reconnect, stateful, cuttable } = request;
+  if (cuttable) sockets.set(name, new Map());
   const builder = new HubConnectionBuilder()
-    .withUrl(marked(url, name), {
+    .withUrl(cuttable ? marked(url, name) : url, {
       transport: HttpTransportType[transport ?? "WebSockets"],
       accessTokenFactory: token === undefined ? undefined : () => token,
     })

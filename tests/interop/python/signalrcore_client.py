@@ -26,6 +26,9 @@ class Connection:
             .with_automatic_reconnect({"type": "raw", "reconnect_interval": 1, "max_attempts": 5})
             .build()
         )
+        # The package sends a call before it can be told who is to hear of the answer.
+        self._calling = threading.Lock()
+        self._hub.on_message = partial(self._take, self._hub.on_message)
         self._opened = threading.Event()
         self._hub.on_open(self._opened.set)
         self._hub.on_close(partial(self._tell, "close"))
@@ -47,22 +50,27 @@ class Connection:
     def invoke(
         self, target: str, args: list[Any], done: Callable[[Any], None], failed: Failed
     ) -> None:
-        result = self._hub.send(target, args, lambda message: done(message.result))
-        self._failing[result.invocation_id] = failed
+        with self._calling:
+            result = self._hub.send(target, args, lambda message: done(message.result))
+            self._failing[result.invocation_id] = failed
 
     def stream(self, target: str, args: list[Any], name: str) -> None:
         def tell_stream(event: str, **more: Any) -> None:
             self._tell(event, stream=name, **more)
 
-        stream = self._hub.stream(target, args)
-        stream.subscribe(
-            {
-                "next": lambda item: tell_stream("item", item=item),
-                "complete": lambda _: tell_stream("complete"),
-                "error": lambda error: tell_stream("failed", error=str(error)),
-            }
-        )
-        self._failing[stream.invocation_id] = lambda error: tell_stream("failed", error=error)
+        callbacks = {
+            "next": lambda item: tell_stream("item", item=item),
+            "complete": lambda _: tell_stream("complete"),
+            "error": lambda error: tell_stream("failed", error=str(error)),
+        }
+        with self._calling:
+            stream = self._hub.stream(target, args)
+            stream.subscribe(callbacks)
+            self._failing[stream.invocation_id] = lambda error: tell_stream("failed", error=error)
+
+    def _take(self, take: Callable[[list[Any]], None], messages: list[Any]) -> None:
+        with self._calling:
+            take(messages)
 
     def _fail(self, message: Any) -> None:
         self._failing.pop(message.invocation_id)(message.error)

@@ -52,7 +52,7 @@ class Cell:
 def columns() -> list[Column]:
     found: list[Column] = []
     for name, kind in DEPLOYMENTS.items():
-        for transport in ALL_TRANSPORTS if kind.reference else TRANSPORTS:
+        for transport in _transports(kind):
             for protocol in PROTOCOLS:
                 if (transport, protocol) != ("ServerSentEvents", "messagepack"):
                     found.append(Column("JavaScript", transport, protocol, name))
@@ -60,6 +60,13 @@ def columns() -> list[Column]:
             others = [client for client in CLIENTS if client != "JavaScript"]
             found += [Column(client, "WebSockets", "json", name) for client in others]
     return found
+
+
+def _transports(kind: Kind) -> tuple[str, ...]:
+    if kind.reference:
+        return ALL_TRANSPORTS
+    # Where it is the servers that differ, one transport shows what there is to see.
+    return TRANSPORTS if kind.undisturbed else TRANSPORTS[:1]
 
 
 def left_out(feature: str, column: Column) -> str | None:

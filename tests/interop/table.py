@@ -32,8 +32,9 @@ processes as well; the .NET ones run the official Azure SignalR SDK 1.34.
 A cell is one feature (`tests/interop/features.py` has what is done and asserted). It is run undisturbed, and
 once more with its hub server stopped in the middle: SIGTERM comes when all features of a deployment have come
 halfway, each client has a call under way that the old server has to finish, and the second half runs while
-the client is handed over. But for features about the end of a connection, that the client has noticed nothing is asserted for each: no `onclose`,
-no `onreconnecting`, the same connection id, and at last the new server's name.
+the client is handed over. For all features but those about the end of a connection it is then asserted that
+the client has noticed nothing: no `onclose`, no `onreconnecting`, the same connection id, and the new
+server's name.
 
 ✓ ✓ has passed undisturbed, and with the server stopped in the middle; what a single ✓ is stands above its
 table, and why there is a dash in a footnote. MessagePack does not go over server-sent events: they carry text.

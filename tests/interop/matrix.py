@@ -31,6 +31,7 @@ from tests.interop.deployments import DEPLOYMENTS, PATIENCE, Deployment, deploye
 from tests.interop.features import FEATURES
 from tests.interop.node import node_command
 from tests.interop.table import PATH, render
+from tests.peers import DOTNET_PEER
 
 __all__ = ["Results", "run_cells"]
 
@@ -261,6 +262,8 @@ async def _client_processes(names: set[str]) -> AsyncIterator[dict[str, ClientPr
 
 
 def main() -> None:
+    if not DOTNET_PEER:
+        sys.exit("SIGNALR_DOTNET_PEER is not set: the table has columns of .NET servers")
     results = trio.run(partial(run_cells, cells()))
     failed = {cell: error for cell, error in results.items() if error is not None}
     for cell, error in failed.items():

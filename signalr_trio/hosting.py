@@ -32,7 +32,14 @@ from signalr_trio.service.client_door import ClientRequest, serve_client
 from signalr_trio.service.negotiation import negotiate
 from signalr_trio.service.options import ServiceOptions
 from signalr_trio.service.service import Service
-from signalr_trio.transport.http import Answer, Handler, Request, Response, serve_listeners
+from signalr_trio.transport.http import (
+    MAX_BODY,
+    Answer,
+    Handler,
+    Request,
+    Response,
+    serve_listeners,
+)
 from signalr_trio.transport.network import TCP, Network, listening
 from signalr_trio.transport.stream import Flusher
 
@@ -80,9 +87,10 @@ async def serve(
         flusher = Flusher()
         background.start_soon(flusher.run)
 
-        def listen(handler: Handler) -> None:
+        def listen(handler: Handler, max_body: int = MAX_BODY) -> None:
             if listeners:
-                background.start_soon(partial(serve_listeners, handler, listeners, flusher=flusher))
+                serve = partial(serve_listeners, flusher=flusher, max_body=max_body)
+                background.start_soon(serve, handler, listeners)
 
         if endpoint is not None:
             connector = websocket_connector(
@@ -96,7 +104,7 @@ async def serve(
             return await server.run(connector, task_status=started)
         service = Service(service_options, chance=server.chance)
         async with service.running():
-            listen(_EmbeddedDoor(server, service, identify).handle)
+            listen(_EmbeddedDoor(server, service, identify).handle, service.options.max_read)
             link_to = _embedded_connector(server, service, background)
             return await server.run(link_to, connections=1, task_status=started)
 

@@ -140,9 +140,7 @@ def _websocket(
 
 
 def _upgrade(service: Service, serve: Callable[[WebSocket], Awaitable[None]]) -> Upgrade:
-    # One WebSocket message may hold many hub messages, whose size the session judges; what this
-    # bounds is memory.
-    return Upgrade(serve, max_message_size=4 * service.options.max_message_size)
+    return Upgrade(serve, max_message_size=service.options.max_read)
 
 
 def _serve_stateful(

@@ -92,7 +92,8 @@ async def open_service(
         serverless(service, upstreams, keys, send, background),
     ):
         background.start_soon(flusher.run)
-        background.start_soon(partial(serve_listeners, door.handle, listeners, flusher=flusher))
+        serve = partial(serve_listeners, flusher=flusher, max_body=service.options.max_read)
+        background.start_soon(serve, door.handle, listeners)
         string = f"Endpoint=http://{host};Port={bound};AccessKey={endpoint.access_key};Version=1.0;"
         async with service.running():
             log.info("the service listens on http://%s:%d", host, bound)

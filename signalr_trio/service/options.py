@@ -92,3 +92,9 @@ class ServiceOptions:
 
     stop_timeout: float = 5.0
     """When the service stops: how long hand-overs under way may take."""
+
+    @property
+    def max_read(self) -> int:
+        """What is taken at once of a client. It may hold many hub messages, whose size the session
+        judges; what this bounds is memory."""
+        return 4 * self.max_message_size

@@ -40,7 +40,7 @@ __all__ = [
     "serve_listeners",
 ]
 
-#: Bytes of a request that are read at the most.
+#: Bytes of a request that are read at the most, unless a server says otherwise.
 MAX_BODY = 1024 * 1024
 MAX_HEAD = 32 * 1024
 #: Seconds for the head of a request, and between two pieces of its body.
@@ -177,10 +177,14 @@ Handler = Callable[[Request], Awaitable[Answer]]
 
 
 async def serve_listeners(
-    handler: Handler, listeners: Sequence[trio.abc.Listener[Any]], *, flusher: Flusher
+    handler: Handler,
+    listeners: Sequence[trio.abc.Listener[Any]],
+    *,
+    flusher: Flusher,
+    max_body: int = MAX_BODY,
 ) -> NoReturn:
     """Serve the connections that ``listeners`` accept, until cancelled."""
-    serve = partial(serve_http, handler=handler, flusher=flusher)
+    serve = partial(serve_http, handler=handler, flusher=flusher, max_body=max_body)
     await trio.serve_listeners(serve, list(listeners))
 
 

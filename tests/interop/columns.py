@@ -9,11 +9,7 @@ from tests.interop.features import FEATURES
 
 __all__ = ["CLIENTS", "Cell", "Column", "cells", "columns", "left_out"]
 
-#: What our service offers.
-TRANSPORTS = ("WebSockets",)
-ALL_TRANSPORTS = ("WebSockets", "ServerSentEvents", "LongPolling")
-#: Features that it does not have yet.
-MISSING = frozenset({"stateful reconnect"})
+TRANSPORTS = ("WebSockets", "ServerSentEvents", "LongPolling")
 PROTOCOLS = ("json", "messagepack")
 #: What each client is asked to do: all, or what it can.
 CLIENTS: dict[str, tuple[str, ...]] = {
@@ -63,8 +59,6 @@ def columns() -> list[Column]:
 
 
 def _transports(kind: Kind) -> tuple[str, ...]:
-    if kind.reference:
-        return ALL_TRANSPORTS
     # Where it is the servers that differ, one transport shows what there is to see.
     return TRANSPORTS if kind.undisturbed else TRANSPORTS[:1]
 
@@ -83,7 +77,7 @@ def cells() -> list[Cell]:
         Cell(feature, column, moving)
         for column in columns()
         for feature in CLIENTS[column.client]
-        if left_out(feature, column) is None and (column.kind.reference or feature not in MISSING)
+        if left_out(feature, column) is None
         for moving in (False, True)
         if (column.kind.replaces if moving else column.kind.undisturbed)
     ]

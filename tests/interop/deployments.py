@@ -39,8 +39,6 @@ class Kind:
     needs_dotnet: bool = False
     undisturbed: bool = True
     """Whether features run without a hand-over as well."""
-    reference: bool = False
-    """It is none of our code: what the others are to be like."""
     replaces: bool = True
     """Whether the server is stopped in the middle of features at all."""
 
@@ -195,7 +193,6 @@ DEPLOYMENTS = {
         _dotnet,
         service=False,
         needs_dotnet=True,
-        reference=True,
         replaces=False,
     ),
 }

@@ -56,7 +56,6 @@ FOOTNOTES = """\
 [^binary]: JSON has no bytes; ASP.NET Core writes them as base64 text, which is a string to the client.
 [^stateful-reconnect]: In the spec for WebSockets only.
 """
-MISSING = "[^missing]: Not there yet.\n"
 
 
 def render(passed: Collection[Cell]) -> str:
@@ -76,7 +75,7 @@ def render(passed: Collection[Cell]) -> str:
     versions = {client: version(client) for client in CLIENTS if client != "JavaScript"}
     parts.append(PYTHON.format(**versions) + "\n" + "\n".join(_table(titles, mine, passed)) + "\n")
     text = "\n".join(parts)
-    return f"{text}\n{FOOTNOTES}{MISSING if '[^missing]' in text else ''}"
+    return f"{text}\n{FOOTNOTES}"
 
 
 _PROTOCOLS = {"json": "JSON", "messagepack": "MessagePack"}
@@ -95,4 +94,4 @@ def _mark(feature: str, column: Column, passed: Collection[Cell]) -> str:
     if left_out(feature, column):
         return f"–[^{feature.replace(' ', '-')}]"
     runs = [Cell(feature, column, moving) in passed for moving in (False, True)]
-    return " ".join(PASSED for run in runs if run) or "–[^missing]"
+    return " ".join(PASSED for run in runs if run)

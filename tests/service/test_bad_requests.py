@@ -93,7 +93,7 @@ REQUESTS = {
         431, "POST", f"{NEGOTIATE}?hub=chat&a=" + "x" * 40_000, BEARER
     ),
     "negotiate, a body that is huge": Bad(
-        413, "POST", f"{NEGOTIATE}?hub=chat", BEARER, b"x" * (1024 * 1024 + 1)
+        413, "POST", f"{NEGOTIATE}?hub=chat", BEARER, b"x" * (4 * 1024 * 1024 + 1)
     ),
     # clients
     "a client, put": Bad(405, "PUT", f"{CLIENT}?hub=chat", BEARER),

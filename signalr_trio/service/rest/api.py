@@ -35,7 +35,7 @@ from signalr_trio.service.rest.invoke import invoke
 from signalr_trio.service.rest.payload import encode, read_item_payloads, read_payloads
 from signalr_trio.service.sending import close, send
 from signalr_trio.tokens import NAME_IDENTIFIER, make_token
-from signalr_trio.transport.http import Pending, Request, Response
+from signalr_trio.transport.http import MAX_BODY, Pending, Request, Response
 
 if TYPE_CHECKING:
     from signalr_trio.service.service import Service
@@ -303,6 +303,8 @@ class RestApi:
             return Response(401)
         if self._service.stopping:
             raise CallRefused(503, "The service is stopping.")
+        if len(request.body) > MAX_BODY:
+            raise CallRefused(413, f"The body has more than {MAX_BODY} bytes.")
         if not is_v1:
             _check_version(request)
         route, names = asked[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -79,14 +79,14 @@ class Deployment:
                     return
                 await trio.sleep(0.1)
 
-    async def stop_old(self, witness_id: str) -> None:
-        """Begins the shutdown of the old server; when this returns, an idle client has just been
-        handed over, or (embedded) the server is offline."""
+    async def stop_old(self, witness_ids: Sequence[str]) -> None:
+        """Begins the shutdown of the old server; when this returns, one of these idle clients has
+        just been handed over, or (embedded) the server is offline."""
         self.servers[0].terminate()
         if self.kind.new is None:
             await self.servers[0].event("shutdown_begin")
         else:
-            await self.servers[-1].event("connected", id=witness_id)
+            await _first(self.servers[-1].event("connected", id=id) for id in witness_ids)
 
     async def old_has_ended(self) -> None:
         """The old server ends in order: nobody was dropped, and no stage ran out of time."""
@@ -98,14 +98,7 @@ class Deployment:
 
     async def event(self, ev: str, **fields: object) -> None:
         """Waits until one of the servers has told so."""
-        async with trio.open_nursery() as nursery:
-
-            async def wait(server: Peer) -> None:
-                await server.event(ev, **fields)
-                nursery.cancel_scope.cancel()
-
-            for server in self.servers:
-                nursery.start_soon(wait, server)
+        await _first(server.event(ev, **fields) for server in self.servers)
 
     def told_of(self, connection_id: str) -> str:
         """What the servers have told of a client, as far as it is not about its calls."""
@@ -123,6 +116,18 @@ class Deployment:
                 await trio.sleep_forever()
 
         self.servers.append(await self._nursery.start(run))
+
+
+async def _first(events: Iterable[Awaitable[object]]) -> None:
+    """Waits until one of them has come."""
+    async with trio.open_nursery() as nursery:
+
+        async def wait(event: Awaitable[object]) -> None:
+            await event
+            nursery.cancel_scope.cancel()
+
+        for event in events:
+            nursery.start_soon(wait, event)
 
 
 @asynccontextmanager

@@ -164,7 +164,8 @@ class DeploymentRun:
 
     async def run(self) -> None:
         clients = next(iter(self._clients.values()))
-        witness = await clients.connect(self._deployment.url)
+        # One of them may be the one client that an SDK server keeps until the others have gone.
+        witnesses = [await clients.connect(self._deployment.url) for _ in range(2)]
         await self._each(self._moving, RunningCase.connect)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._run_calm)
@@ -176,9 +177,10 @@ class DeploymentRun:
             nursery.start_soon(self._each, self._moving, RunningCase.run)
             await self._middle.reached.wait()
             await self._each(self._moving, RunningCase.occupy)
-            await self._deployment.stop_old(witness.id)
+            await self._deployment.stop_old([witness.id for witness in witnesses])
             self._middle.over.set()
-        await witness.stop()
+        for witness in witnesses:
+            await witness.stop()
         if self._deployment.kind.new is None:
             # It ends when its clients have left; any other when they have been handed over.
             await self._each(self._moving, RunningCase.end)

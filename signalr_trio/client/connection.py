@@ -15,18 +15,19 @@ from __future__ import annotations
 import enum
 import logging
 import ssl
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import Any, Final, TypeVar, overload
 
 import trio
 
 from signalr_trio.client.calls import ItemStream
+from signalr_trio.client.connector import TRANSPORTS, Connected, Connector
 from signalr_trio.client.conversion import ValueConverter, as_it_is, as_mapping
 from signalr_trio.client.handlers import Handler, Handlers, Mailbox, Subscription, call
-from signalr_trio.client.negotiate import AccessToken, Headers, locate
-from signalr_trio.client.session import Session, SessionEnd, Timing, shake_hands
+from signalr_trio.client.negotiate import AccessToken, Headers
+from signalr_trio.client.session import Session, SessionEnd, Timing
 from signalr_trio.errors import ConfigurationError, ConnectionClosed, SignalRError
 from signalr_trio.protocol.hub_protocol import HubProtocol
 from signalr_trio.protocol.json import JsonProtocol
@@ -34,7 +35,6 @@ from signalr_trio.protocol.messagepack import MessagePackProtocol
 from signalr_trio.transport.endpoint import without_token
 from signalr_trio.transport.network import TCP, Network
 from signalr_trio.transport.stream import Flusher
-from signalr_trio.transport.websocket import connect_websocket
 
 __all__ = ["ConnectionState", "HubConnection"]
 
@@ -69,15 +69,21 @@ class HubConnection:
     Args:
         url: of the hub, http or https.
         protocol: ``"json"`` or ``"messagepack"``, or an encoding with a hook of your own.
-        access_token: bearer token for negotiate and WebSocket, or an async callable that gives
-            one; it is called each time a connection is made.
-        headers: further headers of both requests.
+        access_token: bearer token for all requests, or an async callable that gives one; it is
+            called each time a connection is made.
+        headers: further headers of all requests.
         reconnect: seconds before each attempt after a loss; empty or None: no attempts.
         keep_alive: a ping is sent after so many seconds without anything sent.
         server_timeout: the connection is lost after so many seconds without anything received.
         handshake_timeout: seconds for the hub handshake.
-        max_message_size: bytes of one message from the server, None for no limit.
-        skip_negotiate: open the WebSocket straight away; the connection id stays unknown.
+        max_message_size: bytes of one message from the server (or of what it sends at once),
+            None for no limit.
+        transports: those that may be used, of ``"WebSockets"``, ``"ServerSentEvents"`` (without
+            messagepack) and ``"LongPolling"``; tried in the server's order until one works.
+        skip_negotiate: open a WebSocket straight away; the connection id stays unknown.
+        stateful_reconnect: where the server offers it, a WebSocket that is lost is replaced, and
+            calls, streams and messages go on as if it had not been; the state stays Connected. A
+            reconnect follows only where that does not succeed.
         flusher: one that runs in a nursery outside of the block, to be shared by many connections.
         network: what makes the connections; TCP unless said otherwise.
         ssl_context: for https, instead of the default one.
@@ -95,24 +101,32 @@ class HubConnection:
         server_timeout: float = 30,
         handshake_timeout: float = 15,
         max_message_size: int | None = MAX_MESSAGE_SIZE,
+        transports: Sequence[str] = TRANSPORTS,
         skip_negotiate: bool = False,
+        stateful_reconnect: bool = False,
         flusher: Flusher | None = None,
         network: Network = TCP,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         self._url = url
-        self._protocol = _encoding(protocol)
-        self._access_token = access_token
-        self._headers = list(headers)
         self._delays = tuple(reconnect or ())
         self._timing = Timing(keep_alive, server_timeout)
-        self._handshake_timeout = handshake_timeout
-        self._max_message_size = max_message_size
-        self._skip_negotiate = skip_negotiate
         self._own_flusher = flusher is None
         self._flusher = Flusher() if flusher is None else flusher
-        self._network = network
-        self._ssl_context = ssl_context
+        self._connector = Connector(
+            url=url,
+            protocol=_encoding(protocol),
+            access_token=access_token,
+            headers=tuple(headers),
+            transports=transports,
+            skip_negotiate=skip_negotiate,
+            stateful_reconnect=stateful_reconnect,
+            handshake_timeout=handshake_timeout,
+            max_message_size=max_message_size,
+            flusher=self._flusher,
+            network=network,
+            ssl_context=ssl_context,
+        )
 
         self._converter = ValueConverter()
         self._handlers = Handlers(self._converter)
@@ -318,50 +332,25 @@ class HubConnection:
 
     async def _connect_and_serve(self, on_connected: Callable[[], None]) -> SessionEnd:
         """One physical connection, from negotiate to its end. Raises only before it is up."""
-        async with self._connect() as (session, received):
-            self._session = session
+        async with self._connector.connect() as connected:
+            session = self._session = self._make_session(connected)
+            self._connection_id = connected.connection_id
             self._state = ConnectionState.CONNECTED
             on_connected()
             try:
-                return await session.run(received)
+                return await session.run(connected.received)
             finally:
                 self._session = self._connection_id = None
 
-    @asynccontextmanager
-    async def _connect(self) -> AsyncGenerator[tuple[Session, bytes], None]:
-        address = await locate(
-            self._url,
-            access_token=self._access_token,
-            headers=self._headers,
-            binary=self._protocol.binary,
-            skip_negotiate=self._skip_negotiate,
-            network=self._network,
-            ssl_context=self._ssl_context,
+    def _make_session(self, connected: Connected) -> Session:
+        return Session(
+            connected.transport,
+            self._connector.protocol,
+            handlers=self._handlers,
+            invocations=self._invocations,
+            timing=self._timing,
+            max_size=self._connector.max_message_size,
         )
-        async with connect_websocket(
-            address.url,
-            flusher=self._flusher,
-            headers=address.headers,
-            max_message_size=self._max_message_size,
-            network=self._network,
-            ssl_context=self._ssl_context,
-        ) as websocket:
-            received = await shake_hands(
-                websocket,
-                self._protocol,
-                timeout=self._handshake_timeout,
-                max_size=self._max_message_size,
-            )
-            self._connection_id = address.connection_id
-            session = Session(
-                websocket,
-                self._protocol,
-                handlers=self._handlers,
-                invocations=self._invocations,
-                timing=self._timing,
-                max_size=self._max_message_size,
-            )
-            yield session, received
 
     async def _reconnect(self) -> SessionEnd:
         """Attempt after attempt; the end of the connection that was made at last."""

@@ -1,4 +1,4 @@
-"""Negotiate: from the URL of a hub to the URL of a WebSocket and the token for it.
+"""Negotiate: from the URL of a hub to where its transports are opened, and the token for it.
 
 Source: TransportProtocols.md of dotnet/aspnetcore, and the official JavaScript client.
 """
@@ -6,7 +6,7 @@ Source: TransportProtocols.md of dotnet/aspnetcore, and the official JavaScript 
 from __future__ import annotations
 
 import ssl
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Final, TypeAlias, cast
 from urllib.parse import parse_qsl, quote, urlsplit, urlunsplit
 
@@ -15,10 +15,11 @@ import orjson
 
 from signalr_trio.errors import ConfigurationError, NegotiateError, ProtocolError
 from signalr_trio.transport.endpoint import without_token
-from signalr_trio.transport.http import Response, http_request
+from signalr_trio.transport.http import Response
+from signalr_trio.transport.http_client import http_request
 from signalr_trio.transport.network import TCP, Network
 
-__all__ = ["AccessToken", "Address", "Headers", "locate"]
+__all__ = ["AccessToken", "Address", "Headers", "Offer", "locate", "without_negotiate"]
 
 AccessToken: TypeAlias = str | Callable[[], Awaitable[str | None]] | None
 """A bearer token, or what is asked for one each time a connection is made."""
@@ -37,13 +38,29 @@ _ASPNET: Final = (
 
 
 @attrs.frozen
+class Offer:
+    """A transport that the server offers, by the names of TransportProtocols.md."""
+
+    transport: str
+    transfer_formats: tuple[str, ...]
+
+
+@attrs.frozen
 class Address:
-    """Where and how to open the WebSocket. ``headers`` hold the token: not to be shown."""
+    """What negotiate has found. ``headers`` and ``connect_url`` hold secrets: not to be shown."""
 
     url: str
+    """Of the hub, where redirects have led."""
     headers: list[tuple[str, str]] = attrs.field(repr=False)
+    """For all requests, with the token."""
+    connect_url: str = attrs.field(repr=False)
+    """For the transport, with the id of the connection."""
     connection_id: str | None = None
-    """None where negotiate was skipped: the server has not said it."""
+    """The public one; None where negotiate was skipped: the server has not said it."""
+    offers: tuple[Offer, ...] = ()
+    """The server's transports in its order."""
+    stateful_reconnect: bool = False
+    """It was asked for, and the server will keep the connection for its next WebSocket."""
 
 
 @attrs.frozen
@@ -52,17 +69,23 @@ class _Redirect:
     access_token: str | None = attrs.field(repr=False)
 
 
+async def without_negotiate(
+    url: str, *, access_token: AccessToken, headers: Headers = ()
+) -> Address:
+    """Where a WebSocket is opened straight away. Raises as :func:`locate`."""
+    return Address(url, _with_token(list(headers), await _token(access_token)), url)
+
+
 async def locate(
     url: str,
     *,
     access_token: AccessToken,
     headers: Headers = (),
-    binary: bool,
-    skip_negotiate: bool = False,
+    stateful_reconnect: bool = False,
     network: Network = TCP,
     ssl_context: ssl.SSLContext | None = None,
 ) -> Address:
-    """Find the WebSocket of the hub at ``url``, an http or https URL, following redirects.
+    """Negotiate with the hub at ``url``, an http or https URL, following redirects.
 
     Raises:
         ConfigurationError: ``url`` or the token cannot work.
@@ -72,17 +95,14 @@ async def locate(
     """
     token = await _token(access_token)
     own = list(headers)
-    if skip_negotiate:
-        return Address(url, _with_token(own, token))
     for hop in range(_MAX_REDIRECTS):
+        target = _negotiate_url(url, stateful_reconnect=stateful_reconnect)
         response = await _ask(
-            url, _with_token(own, token), network, ssl_context, redirected=hop > 0
+            target, _with_token(own, token), network, ssl_context, redirected=hop > 0
         )
-        answer = _read_answer(response, url, binary=binary)
-        if not isinstance(answer, _Redirect):
-            connection_id, connection_token = answer
-            target = _with_query(url, f"id={quote(connection_token, safe='')}")
-            return Address(target, _with_token(own, token), connection_id)
+        answer = _read_answer(response, url, _with_token(own, token))
+        if isinstance(answer, Address):
+            return answer
         url, token = answer.url, answer.access_token or token
     raise NegotiateError("Negotiate redirection limit exceeded.")
 
@@ -105,14 +125,13 @@ def _with_token(headers: list[tuple[str, str]], token: str | None) -> list[tuple
 
 
 async def _ask(
-    url: str,
+    target: str,
     headers: list[tuple[str, str]],
     network: Network,
     ssl_context: ssl.SSLContext | None,
     *,
     redirected: bool,
 ) -> Response:
-    target = _negotiate_url(url)
     own = [("Content-Type", "text/plain;charset=UTF-8"), ("X-Requested-With", "XMLHttpRequest")]
     try:
         return await http_request(
@@ -126,7 +145,7 @@ async def _ask(
         raise NegotiateError(f"negotiate leads to a URL that is none: {error}") from error
 
 
-def _negotiate_url(url: str) -> str:
+def _negotiate_url(url: str, *, stateful_reconnect: bool) -> str:
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -134,15 +153,20 @@ def _negotiate_url(url: str) -> str:
     path = parts.path + ("negotiate" if parts.path.endswith("/") else "/negotiate")
     target = urlunsplit(parts._replace(path=path, fragment=""))
     names = {name for name, _ in parse_qsl(parts.query, keep_blank_values=True)}
-    return target if "negotiateVersion" in names else _with_query(target, "negotiateVersion=1")
+    if "negotiateVersion" not in names:
+        target = _with_query(target, "negotiateVersion=1")
+    if stateful_reconnect and "useStatefulReconnect" not in names:
+        target = _with_query(target, "useStatefulReconnect=true")
+    return target
 
 
 def _with_query(url: str, pair: str) -> str:
     return f"{url}{'&' if '?' in url else '?'}{pair}"
 
 
-def _read_answer(response: Response, url: str, *, binary: bool) -> _Redirect | tuple[str, str]:
-    """A redirect, or the connection's public id and the token that is its id in requests."""
+def _read_answer(
+    response: Response, url: str, headers: list[tuple[str, str]]
+) -> _Redirect | Address:
     fields = _read_fields(response, url)
     if "ProtocolVersion" in fields:
         raise NegotiateError(_ASPNET)
@@ -150,13 +174,19 @@ def _read_answer(response: Response, url: str, *, binary: bool) -> _Redirect | t
         raise NegotiateError(str(error))
     if target := _text(fields, "url"):
         return _Redirect(target, _text(fields, "accessToken"))
-    _require_websockets(fields.get("availableTransports"), "Binary" if binary else "Text")
     connection_id = _text(fields, "connectionId")
     version = fields.get("negotiateVersion")
     token = _text(fields, "connectionToken") if version else connection_id
     if not connection_id or not token:
         raise NegotiateError(f"{without_token(url)} answered negotiate without a connection id")
-    return connection_id, token
+    return Address(
+        url=url,
+        headers=headers,
+        connect_url=_with_query(url, f"id={quote(token, safe='')}"),
+        connection_id=connection_id,
+        offers=tuple(_read_offers(fields.get("availableTransports"))),
+        stateful_reconnect=fields.get("useStatefulReconnect") is True,
+    )
 
 
 def _read_fields(response: Response, url: str) -> dict[str, object]:
@@ -180,17 +210,13 @@ def _text(fields: dict[str, object], name: str) -> str | None:
     raise NegotiateError(f"'{name}' in the answer to negotiate is not a string")
 
 
-def _require_websockets(transports: object, transfer_format: str) -> None:
-    offered = cast("list[object]", transports) if isinstance(transports, list) else []
-    for one in offered:
+def _read_offers(transports: object) -> Iterator[Offer]:
+    """The transports in the answer; what is none is skipped."""
+    for one in cast("list[object]", transports) if isinstance(transports, list) else []:
         if not isinstance(one, dict):
             continue
         fields = cast("dict[str, object]", one)
-        formats = fields.get("transferFormats")
-        if fields.get("transport") == "WebSockets" and isinstance(formats, list):
-            if transfer_format in formats:
-                return
-            raise NegotiateError(
-                f"'WebSockets' does not support {transfer_format}, which the hub protocol needs"
-            )
-    raise NegotiateError("the server does not offer 'WebSockets', the transport of this client")
+        name, formats = fields.get("transport"), fields.get("transferFormats")
+        if isinstance(name, str) and isinstance(formats, list):
+            texts = [text for text in cast("list[object]", formats) if isinstance(text, str)]
+            yield Offer(name, tuple(texts))

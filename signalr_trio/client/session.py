@@ -7,13 +7,14 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 import attrs
 import trio
 
 from signalr_trio.client.calls import ItemStream, PendingCall, PendingResult
 from signalr_trio.client.handlers import Handlers, Mailbox
+from signalr_trio.client.transports.transport import Transport
 from signalr_trio.client.uploads import Uploads, split_streams
 from signalr_trio.errors import (
     ConnectionClosed,
@@ -40,29 +41,12 @@ from signalr_trio.protocol.messages import (
 )
 from signalr_trio.transport.stream import SEND_LIMIT
 
-__all__ = ["Session", "SessionEnd", "Timing", "Transport", "shake_hands"]
+__all__ = ["Session", "SessionEnd", "Timing", "shake_hands"]
 
 T = TypeVar("T")
 
-#: Version 2 of the hub protocols is for stateful reconnect only.
-_VERSION: Final = 1
 _CANCELED: Final = "Invocation canceled due to the underlying connection being closed."
 _logger = logging.getLogger("signalr_trio.client")
-
-
-class Transport(Protocol):
-    """What a session needs of a WebSocket."""
-
-    @property
-    def buffered(self) -> int: ...
-
-    def send(self, payload: bytes, *, text: bool = False) -> None: ...
-
-    async def receive(self) -> bytes: ...
-
-    async def drained(self, limit: int = 0) -> None: ...
-
-    def abort(self) -> None: ...
 
 
 @attrs.frozen
@@ -84,15 +68,22 @@ class SessionEnd:
 
 
 async def shake_hands(
-    transport: Transport, protocol: HubProtocol, *, timeout: float, max_size: int | None
+    transport: Transport,
+    protocol: HubProtocol,
+    *,
+    version: int = 1,
+    timeout: float,
+    max_size: int | None,
 ) -> bytes:
     """Agree on the hub protocol; returns what came behind the response.
+
+    Version 2 of the hub protocols is for stateful reconnect only.
 
     Raises:
         HandshakeError: the server refused, answered something else, or not in ``timeout`` s.
         ConnectionClosed: the connection ended meanwhile.
     """
-    transport.send(write_request(HandshakeRequest(protocol.name, _VERSION)), text=True)
+    transport.send(write_request(HandshakeRequest(protocol.name, version)), text=True)
     buffer = b""
     with trio.move_on_after(timeout):
         while (parts := split_handshake(buffer)) is None:
@@ -148,9 +139,10 @@ class Session:
         """
         try:
             async with trio.open_nursery() as self._nursery:
-                # Like the JavaScript client: the server minds a silent client only after a ping.
-                self.write(Ping())
-                self._nursery.start_soon(self._keep_time)
+                if not self._transport.inherent_keep_alive:
+                    # Like the JavaScript client: only after a ping the server minds our silence.
+                    self.write(Ping())
+                    self._nursery.start_soon(self._keep_time)
                 await self._read(received)
         finally:
             end = self._end or self._say_close()

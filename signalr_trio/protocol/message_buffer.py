@@ -46,7 +46,16 @@ class MessageBuffer:
     ``limit``: bytes of unacknowledged frames from which on the buffer is ``full``.
     """
 
-    __slots__ = ("_ack_due", "_last", "_limit", "_next", "_sent", "_unacked", "unacked_bytes")
+    __slots__ = (
+        "_ack_due",
+        "_last",
+        "_limit",
+        "_next",
+        "_resent",
+        "_sent",
+        "_unacked",
+        "unacked_bytes",
+    )
 
     def __init__(self, limit: int = BUFFER_LIMIT) -> None:
         #: Bytes of the frames that were sent and not acknowledged.
@@ -57,17 +66,23 @@ class MessageBuffer:
         self._next = 1  # number of the message received next
         self._last = 0  # the highest number received
         self._ack_due = False
+        self._resent = False
 
     @property
     def full(self) -> bool:
-        """A sender has to wait for ``acked``. The message that crosses the limit is still sent."""
-        return self.unacked_bytes > self._limit
+        """A sender has to wait for ``acked``. The message that crosses the limit is still sent.
+
+        So is one behind a ``resend``: the acknowledgement of all before may have been lost, and
+        ASP.NET Core gives it again for a new message only.
+        """
+        return self.unacked_bytes > self._limit and not self._resent
 
     def sent(self, frame: bytes) -> None:
         """A counted message, with its framing, is sent; or would be, if there were a socket now."""
         self._sent += 1
         self._unacked.append(frame)
         self.unacked_bytes += len(frame)
+        self._resent = False
 
     def acked(self, number: int) -> None:
         """The other side has received all messages up to ``number``.
@@ -83,6 +98,7 @@ class MessageBuffer:
 
         The number is that of the first frame, or of the next message where there is none.
         """
+        self._resent = True
         return self._sent - len(self._unacked) + 1, list(self._unacked)
 
     def sequence(self, number: int) -> None:

@@ -1,11 +1,10 @@
-"""The HTTP/1.1 front door (h11): requests, streamed responses and upgrades; and a small client."""
+"""The HTTP/1.1 front door (h11): requests, streamed responses and upgrades."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import logging
-import ssl
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from email.utils import formatdate
@@ -19,8 +18,7 @@ import h11
 import trio
 
 from signalr_trio.errors import ConnectionClosed, ProtocolError
-from signalr_trio.transport.endpoint import connect, parse_url, without_token
-from signalr_trio.transport.network import TCP, Network
+from signalr_trio.transport.endpoint import without_token
 from signalr_trio.transport.stream import BufferedStream, Flusher
 from signalr_trio.transport.websocket import (
     MAX_MESSAGE_SIZE,
@@ -38,7 +36,6 @@ __all__ = [
     "ResponseBody",
     "Streaming",
     "Upgrade",
-    "http_request",
     "serve_http",
     "serve_listeners",
 ]
@@ -451,78 +448,6 @@ class _HttpConnection:
         data = self._h11.send(event)
         if data:
             self._stream.write(data)
-
-
-async def http_request(
-    method: str,
-    url: str,
-    *,
-    headers: Headers = (),
-    body: bytes = b"",
-    timeout: float = 15.0,
-    network: Network = TCP,
-    ssl_context: ssl.SSLContext | None = None,
-) -> Response:
-    """One request on a connection of its own. Redirects are not followed.
-
-    Raises:
-        ConfigurationError: ``url`` is not an http or https URL.
-        ConnectionClosed: nobody answers, or not in ``timeout`` seconds.
-        ProtocolError: the answer is not HTTP, or has over 1 MiB.
-    """
-    endpoint = parse_url(url)
-    with trio.move_on_after(timeout):
-        stream = await connect(endpoint, network, ssl_context)
-        try:
-            connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD)
-            head = h11.Request(
-                method=method,
-                target=endpoint.target,
-                headers=[
-                    ("Host", endpoint.authority),
-                    ("Connection", "close"),
-                    ("Content-Length", str(len(body))),
-                    *headers,
-                ],
-            )
-            sent = [head, h11.Data(data=body), h11.EndOfMessage()]
-            await stream.send_all(b"".join(connection.send(event) or b"" for event in sent))
-            return await _read_response(connection, stream)
-        except (trio.BrokenResourceError, trio.ClosedResourceError, _Lost) as error:
-            raise ConnectionClosed(f"{endpoint.url} ended the connection unanswered") from error
-        except h11.RemoteProtocolError as error:
-            raise ProtocolError(f"{endpoint.url} answered with bad HTTP: {error}") from error
-        finally:
-            await trio.aclose_forcefully(stream)
-    raise ConnectionClosed(f"{endpoint.url} did not answer in {timeout} s")
-
-
-class _Lost(Exception):
-    """The connection ended before the answer did."""
-
-
-async def _read_response(connection: h11.Connection, stream: trio.abc.Stream) -> Response:
-    response = Response(0)
-    body = bytearray()
-    while True:
-        event = connection.next_event()
-        if event is h11.NEED_DATA:
-            data = await stream.receive_some(65536)
-            if not data and connection.their_state is h11.SEND_RESPONSE:
-                raise _Lost
-            connection.receive_data(bytes(data))
-        elif isinstance(event, h11.Response):
-            response.status = event.status_code
-            response.headers = [
-                (name.decode("ascii"), value.decode("latin-1")) for name, value in event.headers
-            ]
-        elif isinstance(event, h11.Data):
-            body += event.data
-            if len(body) > MAX_BODY:
-                raise h11.RemoteProtocolError(f"a body of more than {MAX_BODY} bytes")
-        elif isinstance(event, h11.EndOfMessage):
-            response.body = bytes(body)
-            return response
 
 
 def _first(pairs: Headers, name: str) -> str | None:

@@ -23,10 +23,27 @@ async def peer():
         yield peer
 
 
-@pytest.fixture(params=["json", "messagepack"])
+WAYS = [
+    ("WebSockets", "json"),
+    ("WebSockets", "messagepack"),
+    ("ServerSentEvents", "json"),
+    ("LongPolling", "json"),
+    ("LongPolling", "messagepack"),
+]
+ALL_TRANSPORTS = pytest.mark.parametrize(
+    "transport", ["WebSockets", "ServerSentEvents", "LongPolling"]
+)
+
+
+@pytest.fixture(params=WAYS, ids=lambda way: "-".join(way))
 async def connection(peer, request):
+    transport, protocol = request.param
     with trio.fail_after(30):
-        async with HubConnection(f"{peer.url}/test", protocol=request.param) as connection:
+        async with HubConnection(
+            f"{peer.url}/test", protocol=protocol, transports=[transport]
+        ) as connection:
+            who = await connection.invoke("WhoAmI")
+            assert transport in (who.get("transport"), who.get("Transport"))
             yield connection
 
 
@@ -113,6 +130,42 @@ async def test_streams_from_the_server(connection, peer):
     assert (await peer.event("stream_end", count=2, method="Count"))["cancelled"] is True
 
 
+async def test_large_uploads_and_many_calls_at_once(connection):
+    texts = [str(number) * 20_000 for number in range(10)] * 5
+
+    async def items():
+        for text in texts:
+            yield text
+
+    async with connection.stream("EchoStream", items()) as stream:
+        assert [item async for item in stream] == texts
+    results = {}
+
+    async def call(number):
+        results[number] = await connection.invoke("Add", number, 1)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(100):
+            nursery.start_soon(call, number)
+    assert results == {number: number + 1 for number in range(100)}
+
+
+async def test_polls_that_time_out_and_none_that_is_missed():
+    async with dotnet_peer("--poll-timeout", "0.2", "--client-timeout", "1") as peer:
+        url = f"{peer.url}/test"
+        async with HubConnection(url, transports=["LongPolling"], reconnect=None) as connection:
+            # Longer than the server waits for a client that it does not hear of.
+            assert await connection.invoke("Slow", 2000) == 2000
+
+
+async def test_a_transport_that_the_server_does_not_have():
+    async with dotnet_peer("--transports", "longpolling") as peer:
+        async with HubConnection(f"{peer.url}/test") as connection:
+            assert (await connection.invoke("WhoAmI"))["transport"] == "LongPolling"
+        with pytest.raises(NegotiateError, match="'LongPolling' is disabled"):
+            await HubConnection(f"{peer.url}/test", transports=["WebSockets"]).__aenter__()
+
+
 async def test_streams_to_the_server(connection):
     assert await connection.invoke("Sum", numbers(1000)) == 499500
     send, receive = trio.open_memory_channel(9)
@@ -175,19 +228,22 @@ async def test_an_abort_is_a_close_without_reconnect(connection):
     await connection.wait_closed()
 
 
-async def test_the_server_sees_a_clean_end(peer):
-    async with HubConnection(f"{peer.url}/test") as connection:
+@ALL_TRANSPORTS
+async def test_the_server_sees_a_clean_end(peer, transport):
+    async with HubConnection(f"{peer.url}/test", transports=[transport]) as connection:
         connection_id = connection.connection_id
     event = await peer.event("disconnected", id=connection_id)
     assert event.get("error") is None
 
 
-async def test_pings_keep_a_connection_alive():
+@pytest.mark.parametrize("transport", ["WebSockets", "ServerSentEvents"])
+async def test_pings_keep_a_connection_alive(transport):
     async with dotnet_peer("--client-timeout", "1.5", "--keep-alive", "0.5") as peer:
         url = f"{peer.url}/test"
-        async with HubConnection(url, keep_alive=0.3, reconnect=None) as lively:
+        options = {"transports": [transport], "reconnect": None}
+        async with HubConnection(url, keep_alive=0.3, **options) as lively:
             # The one that does not ping ends first, so the other has outlived the time-out.
-            async with HubConnection(url, keep_alive=100, reconnect=None) as idle:
+            async with HubConnection(url, keep_alive=100, **options) as idle:
                 with trio.fail_after(20), pytest.raises(ConnectionClosed, match="error on close"):
                     await idle.wait_closed()
             assert await lively.invoke("Add", 1, 2) == 3
@@ -202,8 +258,11 @@ async def test_a_silent_server_is_given_up():
             await connection.wait_closed()
 
 
-async def test_a_message_over_the_servers_limit_is_a_close_that_allows_reconnect(peer):
-    async with HubConnection(f"{peer.url}/test", reconnect=(0, 0.1)) as connection:
+@ALL_TRANSPORTS
+async def test_a_message_over_the_servers_limit_is_a_close_that_allows_reconnect(peer, transport):
+    async with HubConnection(
+        f"{peer.url}/test", transports=[transport], reconnect=(0, 0.1)
+    ) as connection:
         again = trio.Event()
         connection.on_reconnected(lambda _: again.set())
         with pytest.raises(ConnectionClosed, match="Connection closed with an error"):
@@ -213,12 +272,15 @@ async def test_a_message_over_the_servers_limit_is_a_close_that_allows_reconnect
         assert await connection.invoke("Add", 1, 2) == 3
 
 
+@ALL_TRANSPORTS
 @pytest.mark.parametrize("graceful", [True, False])
-async def test_a_reconnect_to_the_next_server_on_the_same_port(graceful):
+async def test_a_reconnect_to_the_next_server_on_the_same_port(transport, graceful):
     lost = trio.Event()
     send, reconnected = trio.open_memory_channel(99)
     async with dotnet_peer() as first:
-        connection = HubConnection(f"{first.url}/test", reconnect=[0, *[0.05] * 400])
+        connection = HubConnection(
+            f"{first.url}/test", transports=[transport], reconnect=[0, *[0.05] * 400]
+        )
         connection.on_reconnecting(lambda _: lost.set())
         connection.on_reconnected(send.send_nowait)
         async with connection:
@@ -241,7 +303,8 @@ async def test_a_reconnect_to_the_next_server_on_the_same_port(graceful):
                         await connection.invoke("Slow", 20000)
 
 
-async def test_tokens():
+@ALL_TRANSPORTS
+async def test_tokens(transport):
     async with dotnet_peer("--jwt-key", KEY) as peer:
         url = f"{peer.url}/test"
         with pytest.raises(NegotiateError, match="401"):
@@ -250,7 +313,7 @@ async def test_tokens():
         async def token():
             return jwt.encode({"sub": "ann"}, KEY, algorithm="HS256")
 
-        async with HubConnection(url, access_token=token) as connection:
+        async with HubConnection(url, access_token=token, transports=[transport]) as connection:
             assert (await connection.invoke("WhoAmI"))["userId"] == "ann"
         async with HubConnection(
             url, access_token=await token(), skip_negotiate=True

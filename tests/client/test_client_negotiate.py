@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from scripted import WEBSOCKETS, ScriptedServer, answer, serving
 
-from signalr_trio.client.negotiate import locate
+from signalr_trio.client.negotiate import Offer, locate, without_negotiate
 from signalr_trio.errors import ConfigurationError, ConnectionClosed, NegotiateError
 
 GOOD = {
@@ -18,7 +18,7 @@ GOOD = {
 
 async def find(server, answers, path="", **options):
     server.answers = list(answers)
-    options = {"access_token": None, "binary": False, **options}
+    options = {"access_token": None, **options}
     return await locate(server.url + path, **options)
 
 
@@ -41,7 +41,7 @@ async def test_urls(path, asked, query, found):
         (request,) = server.requests
     assert (request.method, request.path, request.query_string) == ("POST", asked, query)
     if found is not None:
-        assert address.url == server.url + found
+        assert address.connect_url == server.url + found
     assert address.connection_id == "public"
 
 
@@ -49,7 +49,7 @@ async def test_urls(path, asked, query, found):
 async def test_before_version_1_the_connection_id_is_the_id(version):
     async with serving(ScriptedServer()) as server:
         address = await find(server, [answer(**{**GOOD, **version})])
-    assert address.url.endswith("?id=public")
+    assert address.connect_url.endswith("?id=public")
 
 
 @pytest.mark.parametrize(
@@ -62,12 +62,6 @@ async def test_before_version_1_the_connection_id_is_the_id(version):
         (answer(200, b"[]"), "JSON object"),
         (answer(error="not today"), "^not today$"),
         (answer(ProtocolVersion="1.5"), "ASP.NET SignalR Server"),
-        (answer(**{**GOOD, "availableTransports": []}), "does not offer 'WebSockets'"),
-        (answer(**{**GOOD, "availableTransports": 3}), "does not offer 'WebSockets'"),
-        (
-            answer(**{**GOOD, "availableTransports": [None, {"transport": "LongPolling"}]}),
-            "does not offer 'WebSockets'",
-        ),
         (answer(**{**GOOD, "connectionToken": None}), "without a connection id"),
         (answer(**{**GOOD, "connectionId": 7}), "'connectionId' .* is not a string"),
         (answer(url="no-url"), "a URL that is none"),
@@ -80,12 +74,34 @@ async def test_answers_of_no_use(response, text):
             await find(server, [response], "?access_token=hidden")
 
 
-async def test_the_transfer_format_must_be_offered():
-    text_only = {**GOOD, "availableTransports": [{**WEBSOCKETS, "transferFormats": ["Text"]}]}
+@pytest.mark.parametrize(
+    ("transports", "offers"),
+    [
+        (None, ()),
+        (3, ()),
+        ([], ()),
+        ([None, 1, {}, {"transport": "A"}, {"transport": 1, "transferFormats": []}], ()),
+        (
+            [{"transport": "B", "transferFormats": ["Text", None]}, WEBSOCKETS],
+            (Offer("B", ("Text",)), Offer("WebSockets", ("Text", "Binary"))),
+        ),
+    ],
+)
+async def test_transports_are_given_in_order_and_what_is_none_is_skipped(transports, offers):
     async with serving(ScriptedServer()) as server:
-        await find(server, [answer(**text_only)])
-        with pytest.raises(NegotiateError, match="does not support Binary"):
-            await find(server, [answer(**text_only)], binary=True)
+        address = await find(server, [answer(**{**GOOD, "availableTransports": transports})])
+    assert address.offers == offers
+
+
+@pytest.mark.parametrize(
+    ("answered", "agreed"), [(True, True), (False, False), (None, False), ("true", False)]
+)
+async def test_stateful_reconnect_is_asked_for(answered, agreed):
+    fields = {**GOOD, "useStatefulReconnect": answered}
+    async with serving(ScriptedServer()) as server:
+        address = await find(server, [answer(**fields)], stateful_reconnect=True)
+        assert server.requests[0].query_string == "negotiateVersion=1&useStatefulReconnect=true"
+        assert address.stateful_reconnect is agreed
 
 
 async def test_redirects_lead_on_with_their_token():
@@ -105,9 +121,11 @@ async def test_redirects_lead_on_with_their_token():
         ("/two/negotiate", version, {"authorization": "Bearer service"}),
     ]
     assert {one.header("x-own") for one in server.requests} == {"1"}
-    assert address.url == f"{base}/two/?id=se%2Bcret"
+    assert address.url == f"{base}/two/"
+    assert address.connect_url == f"{base}/two/?id=se%2Bcret"
     assert address.headers == [("X-Own", "1"), ("Authorization", "Bearer service")]
     assert "service" not in repr(address)
+    assert "cret" not in repr(address)
 
 
 async def test_redirects_have_an_end():
@@ -140,10 +158,9 @@ async def test_tokens():
 
 
 async def test_negotiate_can_be_skipped():
-    address = await locate(
-        "http://nowhere/hub?a=b", access_token="t", binary=True, skip_negotiate=True
-    )
-    assert address.url == "http://nowhere/hub?a=b"
+    url = "http://nowhere/hub?a=b"
+    address = await without_negotiate(url, access_token="t")
+    assert address.connect_url == url
     assert address.headers == [("Authorization", "Bearer t")]
     assert address.connection_id is None
 
@@ -159,4 +176,4 @@ async def test_where_nobody_answers():
 @pytest.mark.parametrize("url", ["", "hub", "ftp://a/b", "http://[", "http://a/ b"])
 async def test_what_is_no_url(url):
     with pytest.raises(ConfigurationError):
-        await locate(url, access_token=None, binary=False)
+        await locate(url, access_token=None)

@@ -53,6 +53,7 @@ class FakeTransport:
         self.times = []
         self.aborted = False
         self.buffered = 0
+        self.inherent_keep_alive = False
         self.room = trio.Event()
         self._to_client, self._from_server = trio.open_memory_channel(math.inf)
 

@@ -16,7 +16,8 @@ from signalr_trio.protocol.messagepack import MessagePackProtocol
 from signalr_trio.protocol.messages import HubMessage, Invocation, Ping
 from signalr_trio.service.front_door import RunningService, open_service
 from signalr_trio.tokens import make_token
-from signalr_trio.transport.http import Response, http_request
+from signalr_trio.transport.http import Response
+from signalr_trio.transport.http_client import http_request
 
 from .clients import HELLO, JSON, Client, claims_for
 from .cluster import settle

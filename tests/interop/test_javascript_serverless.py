@@ -18,7 +18,8 @@ from signalr_trio.connection_string import parse_connection_string
 from signalr_trio.protocol.encodings import HUB_PROTOCOLS
 from signalr_trio.protocol.messages import Completion, HubMessage
 from signalr_trio.tokens import NAME_IDENTIFIER, make_token
-from signalr_trio.transport.http import Request, Response, http_request
+from signalr_trio.transport.http import Request, Response
+from signalr_trio.transport.http_client import http_request
 
 KEY = "serverlesstestkey012345678901234567890123"
 SECOND_KEY = "anothertestkey012345678901234567890123456"

@@ -19,7 +19,8 @@ from test_service_front_door import (
 
 from signalr_trio.protocol import service_messages as m
 from signalr_trio.tokens import make_token
-from signalr_trio.transport.http import Response, http_request
+from signalr_trio.transport.http import Response
+from signalr_trio.transport.http_client import http_request
 
 NEGOTIATE, CLIENT, SERVER = "/client/negotiate", "/client/", "/server/"
 CHAT = client_token()

@@ -18,7 +18,8 @@ from harness.servers import ScriptedServer
 from signalr_trio.protocol.messages import Close, Completion, Invocation
 from signalr_trio.service.rest import api
 from signalr_trio.tokens import make_token
-from signalr_trio.transport.http import MAX_BODY, Response, http_request
+from signalr_trio.transport.http import MAX_BODY, Response
+from signalr_trio.transport.http_client import http_request
 
 HI = b'{"target":"hi","arguments":[1,"x"]}'
 

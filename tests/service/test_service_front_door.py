@@ -20,7 +20,8 @@ from signalr_trio.protocol import service_protocol
 from signalr_trio.protocol.framing import LengthPrefixed, unframe
 from signalr_trio.service.front_door import RunningService, open_service
 from signalr_trio.tokens import NAME_IDENTIFIER, make_token
-from signalr_trio.transport.http import Response, http_request
+from signalr_trio.transport.http import Response
+from signalr_trio.transport.http_client import http_request
 from signalr_trio.transport.stream import Flusher
 from signalr_trio.transport.websocket import UpgradeRefused, WebSocket, connect_websocket
 

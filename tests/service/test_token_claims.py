@@ -33,7 +33,7 @@ from signalr_trio.service.front_door import open_service
 from signalr_trio.service.options import ServiceOptions
 from signalr_trio.service.token_claims import Sticky
 from signalr_trio.tokens import Claims, claims_of, make_token, user_id_of, verify_token
-from signalr_trio.transport.http import http_request
+from signalr_trio.transport.http_client import http_request
 
 TOKENS: dict[str, dict[str, Any]] = json.loads(
     (Path(__file__).parent.parent / "data" / "transcripts" / "tokens.json").read_text()

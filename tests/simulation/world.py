@@ -34,7 +34,7 @@ from signalr_trio.service.front_door import open_service
 from signalr_trio.service.options import ServiceOptions
 from signalr_trio.service.service import Service
 from signalr_trio.tokens import NAME_IDENTIFIER, make_token
-from signalr_trio.transport.http import http_request
+from signalr_trio.transport.http_client import http_request
 from signalr_trio.transport.stream import Flusher
 from signalr_trio.transport.websocket import connect_websocket
 from tests.simulation.app import HERE, Chat, Here, News, perform_hook, perform_outside

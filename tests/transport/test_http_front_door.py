@@ -1,24 +1,21 @@
-"""serve_http, byte for byte over memory streams; serve_listeners and http_request over TCP."""
+"""serve_http, byte for byte over memory streams; serve_listeners over TCP."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from functools import partial
 
 import pytest
 import trio
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
-from signalr_trio.errors import ConnectionClosed, ProtocolError
+from signalr_trio.errors import ConnectionClosed
 from signalr_trio.transport.http import (
     Request,
     Response,
     Upgrade,
-    http_request,
     serve_http,
-    serve_listeners,
 )
 from signalr_trio.transport.stream import Flusher
 from signalr_trio.transport.websocket import WebSocket
@@ -295,82 +292,3 @@ async def test_a_client_that_leaves_amid_a_response(flusher: Flusher) -> None:
 
 
 # --- over TCP -------------------------------------------------------------------------------
-
-
-@asynccontextmanager
-async def tcp_server(flusher: Flusher) -> AsyncIterator[int]:
-    async def handle(request: Request) -> Response:
-        assert request.client == "127.0.0.1"
-        assert request.header("HOST") == f"127.0.0.1:{port}"
-        return Response(202, request.body, [("X-Param", request.param("ID") or "")])
-
-    async with trio.open_nursery() as nursery:
-        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        port = listeners[0].socket.getsockname()[1]
-        nursery.start_soon(partial(serve_listeners, handle, listeners, flusher=flusher))
-        yield port
-        nursery.cancel_scope.cancel()
-
-
-async def test_our_client_and_our_server(flusher: Flusher) -> None:
-    async with tcp_server(flusher) as port:
-        url = f"http://127.0.0.1:{port}/p?id=5"
-        response = await http_request("POST", url, headers=[("X-A", "b")], body=b"hello")
-    assert (response.status, response.body, response.header("x-param")) == (202, b"hello", "5")
-
-
-@asynccontextmanager
-async def answering(answer: bytes | None) -> AsyncIterator[str]:
-    async def handle(stream: trio.SocketStream) -> None:
-        async with stream:
-            await stream.receive_some()
-            if answer is None:
-                await trio.sleep_forever()
-            with suppress(trio.BrokenResourceError):
-                await stream.send_all(answer)
-
-    async with trio.open_nursery() as nursery:
-        listeners = await nursery.start(partial(trio.serve_tcp, handle, 0, host="127.0.0.1"))
-        port = listeners[0].socket.getsockname()[1]
-        yield f"http://127.0.0.1:{port}/p?access_token=secret"
-        nursery.cancel_scope.cancel()
-
-
-@pytest.mark.parametrize(
-    ("answer", "body"),
-    [
-        (b"HTTP/1.1 200 OK\r\n\r\nuntil the end", b"until the end"),
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n", b"ab"),
-        (b"HTTP/1.1 103 Hints\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx", b"x"),
-    ],
-)
-async def test_responses(answer: bytes, body: bytes) -> None:
-    async with answering(answer) as url:
-        assert (await http_request("GET", url)).body == body
-
-
-@pytest.mark.parametrize(
-    ("answer", "error", "text"),
-    [
-        (b"", ConnectionClosed, "unanswered"),
-        (None, ConnectionClosed, "did not answer in"),
-        (b"garbage\r\n\r\n", ProtocolError, "bad HTTP"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabc", ProtocolError, "bad HTTP"),
-        (b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 1_100_000, ProtocolError, "more than"),
-    ],
-)
-async def test_responses_that_are_none(
-    answer: bytes | None, error: type[Exception], text: str
-) -> None:
-    async with answering(answer) as url:
-        with pytest.raises(error, match=text) as caught:
-            await http_request("GET", url, timeout=5 if answer is not None else 0.05)
-    assert "secret" not in str(caught.value)
-
-
-async def test_nobody_there() -> None:
-    async with answering(b"") as url:
-        pass
-    with pytest.raises(ConnectionClosed, match="cannot connect") as caught:
-        await http_request("GET", url)
-    assert "secret" not in str(caught.value)

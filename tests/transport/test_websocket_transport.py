@@ -20,7 +20,8 @@ from wsproto.events import BytesMessage, CloseConnection, Event, Pong
 from signalr_trio.errors import ConfigurationError, ConnectionClosed
 from signalr_trio.transport.endpoint import connect, parse_url, without_token
 from signalr_trio.transport.frames import BINARY, TEXT, FrameScanner, Passed, encode_frame
-from signalr_trio.transport.http import Request, Response, Upgrade, http_request, serve_listeners
+from signalr_trio.transport.http import Request, Response, Upgrade, serve_listeners
+from signalr_trio.transport.http_client import http_request
 from signalr_trio.transport.network import TCP
 from signalr_trio.transport.stream import BufferedStream, Flusher
 from signalr_trio.transport.websocket import (

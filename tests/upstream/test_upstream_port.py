@@ -27,7 +27,8 @@ from signalr_trio import (
 )
 from signalr_trio.connection_string import DEVELOPMENT, parse_connection_string
 from signalr_trio.tokens import NAME_IDENTIFIER, make_token
-from signalr_trio.transport.http import Request, Response, http_request
+from signalr_trio.transport.http import Request, Response
+from signalr_trio.transport.http_client import http_request
 from signalr_trio.upstream.sender import open_sender
 from signalr_trio.upstream.webhook import UpstreamFailed, Webhook
 

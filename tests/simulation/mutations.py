@@ -539,6 +539,177 @@ MUTATIONS: Final[Sequence[Mutation]] = [
         "            self._error = HubError(completion.error)\n",
         "            pass\n",
     ),
+    # -- results of clients -----------------------------------------------------------------
+    Mutation(
+        "an answer goes to the client's own server",
+        "service.client_results",
+        "        question.answer(self._session.protocol.name, frame)\n        return True",
+        "        return False",
+    ),
+    Mutation(
+        "a client that goes leaves its questions open",
+        "service.session",
+        "            self.awaited.fail(f\"Connection '{self.id}' is disconnected.\")",
+        "            pass",
+    ),
+    Mutation(
+        "a client that is not there is asked all the same",
+        "service.routing",
+        "        question.fail(f\"Connection '{message.connection_id}' does not exist.\")",
+        "        pass",
+    ),
+    Mutation(
+        "a lost server connection leaves its questions open",
+        "server.client_results",
+        "            if question.connection is connection:",
+        "            if False:",
+    ),
+    Mutation(
+        "the service is not told that nobody waits any more",
+        "server.client_results",
+        "            question.forget(id)",
+        "            pass",
+    ),
+    Mutation(
+        "questions of a server have one id",
+        "server.client_results",
+        "        id = f\"{self._hub.instance}-{next(self._ids)}\"",
+        "        id = f\"{self._hub.instance}\"",
+    ),
+    Mutation(
+        "a call that waits for its client keeps its place",
+        "server.sending",
+        "        give_up_place()\n",
+        "",
+    ),
+    Mutation(
+        "an answer waits in the hold",
+        "service.session",
+        "        if self.awaited is not None and self._is_awaited(self.awaited, message, peek):",
+        "        if self._hold is None and self.awaited and self._is_awaited(self.awaited, message, peek):",
+    ),
+    # -- transports that post ---------------------------------------------------------------
+    Mutation(
+        "a poll that comes in between takes nothing away",
+        "transport.long_polling",
+        "            self._outbox.clear()\n            return messages",
+        "            return messages",
+    ),
+    Mutation(
+        "a poll that waits is not woken",
+        "transport.long_polling",
+        "            self._outbox += payload\n            self._news.unpark_all()",
+        "            self._outbox += payload",
+    ),
+    Mutation(
+        "the last messages to one who polls are lost",
+        "transport.long_polling",
+        "        self._ended = True\n",
+        "        self._ended = True\n        self._outbox.clear()\n",
+    ),
+    Mutation(
+        "nobody minds who polls no more",
+        "transport.long_polling",
+        "now - self._since > self._patience",
+        "False",
+    ),
+    Mutation(
+        "of two posts the first is lost",
+        "transport.posted",
+        "            self._data += data\n",
+        "            self._data[:] = data\n",
+    ),
+    Mutation(
+        "what was posted is received twice",
+        "transport.posted",
+        "        self._data.clear()\n",
+        "",
+    ),
+    Mutation(
+        "nobody is told that who reads events has left",
+        "service.client_door",
+        '        connection.posted.end("the client has left")\n',
+        "        pass\n",
+    ),
+    # -- stateful reconnect -----------------------------------------------------------------
+    Mutation(
+        "nothing is sent again",
+        "transport.stateful",
+        'self._write(self._protocol.write(Sequence(number)) + b"".join(frames))',
+        "self._write(self._protocol.write(Sequence(number)))",
+    ),
+    Mutation(
+        "what comes again is taken again",
+        "protocol.message_buffer",
+        "        if number <= self._last:\n            return False",
+        "        if number <= self._last:\n            return True",
+    ),
+    Mutation(
+        "the sequence of the other side is not heeded",
+        "protocol.message_buffer",
+        "        self._next = number\n\n",
+        "        pass\n\n",
+    ),
+    Mutation(
+        "a message too many is forgotten at an acknowledgement",
+        "protocol.message_buffer",
+        "min(number - first + 1, len(self._unacked))",
+        "min(number - first + 2, len(self._unacked))",
+    ),
+    Mutation(
+        "what a lost socket left unfinished is put before the next",
+        "transport.stateful",
+        "            self._incoming = self._protocol.splitter(self._max_message_size)\n            number",
+        "            number",
+    ),
+    Mutation(
+        "what waits for room is sent first",
+        "transport.stateful",
+        "            frame = self._waiting.popleft()\n",
+        "            frame = self._waiting.pop()\n",
+    ),
+    Mutation(
+        "what waits for room is never sent",
+        "transport.stateful",
+        "                self._send_waiting(buffer)\n",
+        "                pass\n",
+    ),
+    Mutation(
+        "nothing is acknowledged",
+        "transport.stateful",
+        "            if number is not None:\n                self._write",
+        "            if False:\n                self._write",
+    ),
+    Mutation(
+        "the first lost WebSocket is the last",
+        "transport.stateful",
+        "        is_plain = self._is_answered and self._buffer is None\n",
+        "        is_plain = True\n",
+    ),
+    Mutation(
+        "a client has half of the window",
+        "transport.stateful",
+        "now - self._away_since > self._window",
+        "now - self._away_since > self._window / 2",
+    ),
+    Mutation(
+        "a client that is back is still thought to be away",
+        "transport.stateful",
+        "        self._away_since = None\n        if self._buffer is not None:\n            self._incoming",
+        "        if self._buffer is not None:\n            self._incoming",
+    ),
+    Mutation(
+        "the window has no end",
+        "transport.stateful",
+        "        if self._away_since is not None and now - self._away_since > self._window:",
+        "        if False:",
+    ),
+    Mutation(
+        "a WebSocket that was replaced goes on",
+        "transport.stateful",
+        "        if self._websocket is not None:\n            self._websocket.abort()\n        self._websocket = websocket",
+        "        self._websocket = websocket",
+    ),
 ]
 
 
@@ -613,6 +784,7 @@ def _hunt(mutation: Mutation, limit: int, known: int | None) -> Found:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation.mutations")
     parser.add_argument("--seeds", type=int, default=2000, help="the most for each")
+    parser.add_argument("--from", type=int, default=0, dest="first", help="the first of them")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--only", default="", help="those with this in their names")
     parser.add_argument("--markdown", action="store_true", help="prints what is known as a table")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.simulation.scenario import Call, ClientPlan, Event, Scenario, ServerPlan
+from tests.simulation.plan import Call, ClientPlan, Event, Scenario, ServerPlan
 from tests.simulation.world import run
 
 

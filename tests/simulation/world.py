@@ -42,8 +42,8 @@ from tests.simulation.client import SERVER_TIMEOUT, Client, Connected
 from tests.simulation.determinism import run_deterministically
 from tests.simulation.ledger import ClientRun, Ledger, ServerRun, Violation
 from tests.simulation.network import SimulatedNetwork, Socket, Transport
+from tests.simulation.plan import ClientPlan, Event, Scenario, ServerPlan
 from tests.simulation.product_client import ProductClient
-from tests.simulation.scenario import ClientPlan, Event, Scenario, ServerPlan
 from tests.simulation.sdk_client import SdkClient
 from tests.simulation.sdk_server import SdkOptions, SdkServer
 
@@ -396,6 +396,8 @@ class World:
             keep_alive=self.scenario.service.get("client_timeout", SERVER_TIMEOUT) / 3,
             server_timeout=SERVER_TIMEOUT,
             handshake_timeout=SERVER_TIMEOUT,
+            transports=(plan.transport,),
+            stateful_reconnect=plan.stateful,
             network=self._network.host(plan.name),
         )
 
@@ -481,12 +483,19 @@ class World:
             if running is not None:
                 running.scope.cancel()
             return
-        connections = self._network.of(host)
-        if not connections:
+        run = self.ledger.clients.get(host)
+        if event.what == "away" or (event.what == "cut_client" and run is not None and run.lasting):
+            assert run is not None
+            self._send_away(event, run)
             return
-        if event.what.endswith("client"):
+        connections = self._network.of(host)
+        if run is not None and run.plan.transport != "WebSockets":
+            connections = [one for one in connections if one.is_open]
+        elif run is not None:
             # The one before it was for negotiate.
             connections = connections[-1:]
+        if not connections:
+            return
         connection = self._chance.choice(connections)
         self.ledger.fault(event.what, host)
         if event.what.startswith("silence"):
@@ -495,6 +504,21 @@ class World:
             connection.reset()
         else:
             connection.die()
+
+    def _send_away(self, event: Event, run: ClientRun) -> None:
+        """Cuts all connections of a client, which can make no other for a while."""
+        connections = [one for one in self._network.of(run.name) if one.is_open]
+        lasting = run.lasting and run.answered
+        if run.ended_at is not None or not (connections or lasting):
+            return
+        until = trio.current_time() + event.seconds
+        self._network.away[run.name] = max(until, self._network.away.get(run.name, until))
+        if lasting:
+            self.ledger.away(run, self._network.away[run.name])
+        else:
+            self.ledger.fault("cut_client", run.name)
+        for connection in connections:
+            connection.reset() if event.lossy else connection.tear()
 
 
 def _claims(plan: ClientPlan) -> list[tuple[str, str]]:

@@ -276,6 +276,9 @@ class Service:
         for session in list(connection.sessions.values()):
             session.server_lost()
         connection.sessions.clear()
+        if all(other.hub is not connection.hub for other in server.connections):
+            for session in connection.hub.sessions.values():
+                session.asker_lost(server)
         if not server.connections:
             self._servers.pop(server, None)
         elif server.wants_migration:

@@ -127,6 +127,10 @@ class _Features:
 
     def _lasting(self, client: ClientPlan) -> ClientPlan:
         calls = list(client.calls)
+        if self._maybe(0.4):
+            calls.append(Call(self._time(), "down", (), 50, self._chance.random() * 0.1))
+        if self._maybe(0.4):
+            calls.append(Call(self._time(), "up", (), 50, self._chance.random() * 0.1))
         if self._maybe(0.15):
             calls.append(Call(self._time(), "down", (("padded", _ITEM),), _ITEMS, 0.01))
         if self._maybe(0.15):

@@ -45,6 +45,7 @@ class Violation(AssertionError):
 
 #: As long as the service waits for a server that takes a client over.
 BETWEEN_SERVERS = 30.0 + SLACK
+_POST_LOST = "what was sent has not arrived"
 #: For the tasks of a server to end when its last stage is over.
 GRACE = 2.5
 
@@ -405,6 +406,11 @@ class Ledger:
         calls = [one.call for one in client.calls.values() if one.runs_between(since, until)]
         return sum(call.duration + call.gap + round_trips(call.steps) for call in calls)
 
+    def _busy_between(self, client: ClientRun, since: float, until: float) -> float:
+        """As above, but for questions to clients: a call that waits for them lets others begin."""
+        calls = [one.call for one in client.calls.values() if one.runs_between(since, until)]
+        return sum(call.busy + call.gap + round_trips(call.steps) for call in calls)
+
     def _why_dropped(self, run: ServerRun) -> str | None:
         stages = {stage.name: stage for stage in run.report.stages} if run.report else {}
         clients = stages.get("clients")
@@ -740,6 +746,9 @@ class Ledger:
             # A Close has no number, and is not said again on another WebSocket.
             away = was_away_at(client.losses, client.ended_at)
             cut = client.cut_at is not None or self.service_fault_at is not None or away
+            # With its server goes an embedded service, which answers no post then; and a client
+            # whose post was lost does not read on.
+            cut = cut or (self.scenario.embedded and how.startswith(_POST_LOST))
             self.check(told or cut or not client.answered, "P9", client.name, "was told nothing")
             self.note("explained", client.name, reason)
             if client.close is not None and not cut:
@@ -993,7 +1002,7 @@ class Ledger:
 
     def _judge_spells(self, client: ClientRun) -> None:
         """Also where a connection was lost: when its calls are over, ``on_disconnected`` comes."""
-        if client.cut_at is not None or self.service_fault_at is not None or not client.spells:
+        if client.silent or self.service_fault_at is not None or not client.spells:
             return
         stays = [
             spell.server
@@ -1003,7 +1012,8 @@ class Ledger:
         there = [run.name for run in stays if run.own and not run.silent]
         settled = client.ended_at if client.ended_at is not None else client.spells[-1].came_at
         work = self._work(client) + sum(round_trips(call.steps) for call in client.plan.calls)
-        patience = SLACK + (PATIENCE if client.losses else 0.0)
+        lost = client.losses or (client.cut_at and client.plan.transport == "LongPolling")
+        patience = SLACK + (PATIENCE if lost else 0.0)
         late = trio.current_time() - settled > work + patience
         allowed = int(client.ended_at is None)
         self.check(len(there) <= allowed or not late, "P4", client.name, "is still on", there)
@@ -1030,6 +1040,8 @@ class Ledger:
         hub = sum(duration(steps) + round_trips(steps) for steps in events)
         moves = sum(spell.came_at >= ready - hub - SLACK for spell in client.spells)
         work = self._work_between(client, ready, begun_at)
+        if not moves:
+            work = min(work, self._busy_between(client, ready, begun_at))
         limit = work + (1 + moves) * (hub + SLACK) + seconds_away(client.losses)
         pause = begun_at - ready
         self.check(pause <= limit, "P5", client.name, "call", call.number, "waited", pause, "s")
@@ -1070,8 +1082,12 @@ class Ledger:
                 continue
             earlier = [one for one in client.calls.values() if one.number < call.number]
             unfinished = [one.call for one in earlier if not _ended(one, max(call.sent_at, came))]
-            work = sum(one.duration + one.gap + round_trips(one.steps) for one in unfinished)
-            due = max(call.sent_at, came) + work + SLACK + seconds_away(client.losses)
+            ready = max(call.sent_at, came) + SLACK + seconds_away(client.losses)
+            busy = sum(one.busy + one.gap + round_trips(one.steps) for one in unfinished)
+            due = ready + busy
+            if run.asked_at is not None and run.asked_at < due:
+                # It may be held until all that began has ended.
+                due = ready + busy + sum(one.duration - one.busy for one in unfinished)
             text = ("call", call.number, "was not begun on", run.name, "by", due)
             self.check(due >= until, "rule 6", client.name, *text)
 

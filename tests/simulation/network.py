@@ -34,6 +34,8 @@ class Pipe:
         """What is put in gets lost, and nobody is told."""
         self.is_mute = False
         """Nor is anyone told of its end."""
+        self.is_deaf = False
+        """Nor is who writes told that nobody reads."""
         self._chance = chance
         self._latency = latency
         self._pieces: deque[tuple[float, bytes]] = deque()
@@ -75,7 +77,7 @@ class Pipe:
 
     def reset(self) -> None:
         """The connection is dead, and what is on the way is lost."""
-        self.broken = True
+        self.broken = not self.is_deaf
         self._pieces.clear()
         self.size = 0
         self._room.unpark_all()
@@ -146,7 +148,7 @@ class Connection:
         """Lost at any byte of what is on the way. There may be nobody who tells the server."""
         self.back.tear(self._chance.choice((0.0, 0.3)))
         if self._chance.random() < 0.3:
-            self.there.half_open = self.there.is_mute = True
+            self.there.half_open = self.there.is_mute = self.back.is_deaf = True
         else:
             self.there.tear(self._chance.choice((0.0, 0.3, 2.0)))
 

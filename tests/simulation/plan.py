@@ -60,6 +60,11 @@ class Call:
         own = duration(self.steps)
         return own + self.items * self.gap if self.kind in ("up", "down") else own
 
+    @property
+    def busy(self) -> float:
+        """As long it keeps the next call waiting: not while it asks a client."""
+        return self.duration - duration(tuple(step for step in self.steps if step[0] == "ask"))
+
 
 @attrs.frozen
 class ClientPlan:

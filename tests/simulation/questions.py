@@ -13,6 +13,7 @@ import attrs
 import trio
 
 from signalr_trio.errors import ConnectionClosed
+from tests.simulation.absences import PATIENCE
 from tests.simulation.plan import BACK
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ __all__ = ["Question", "Questions"]
 
 #: To a client and back, where all is slow, and what it sends is behind something else.
 _THERE_AND_BACK: Final = 2.5
+#: To the service and back.
+_ROUND_TRIP: Final = 0.7
 #: Seconds after which what is held for a client makes the service hurry its old server.
 _HURRY_AGE: Final = 10.0
 _FAILURE: Final = "as planned"
@@ -44,6 +47,8 @@ class Question:
     delay: float
     timeout: float
     asked_at: float
+    is_known: bool
+    """Whether the client had been seen by a hub, so that its id was known."""
     arrived_at: float | None = None
     answered_at: float | None = None
     ended_at: float | None = None
@@ -73,7 +78,9 @@ class Questions:
         client = self._ledger.clients[whom or asker or next(iter(self._ledger.clients))]
         now = trio.current_time()
         number = len(self._all)
-        question = Question(number, server, hub, client, asker, reaction, delay, timeout, now)
+        plan = (reaction, delay, timeout)
+        is_known = client.connection_id is not None
+        question = Question(number, server, hub, client, asker, *plan, now, is_known)
         self._all.append(question)
         if not server.dead:
             self._ledger.note("asks", server.name, number, client.name)
@@ -164,6 +171,13 @@ class Questions:
         early = question.ended_at is not None and question.ended_at < deadline - 0.001
         if early:
             return None
+        if question.timeout < _ROUND_TRIP:
+            return "not even the service could answer so soon"
+        if not question.is_known or question.hub != client.plan.hub:
+            return None
+        if gone := self._known_to_be_gone(client):
+            # Then it has to be told so.
+            return "it has just gone" if gone > deadline else None
         if (
             question.reaction == "stays silent"
             or question.delay + _THERE_AND_BACK > question.timeout
@@ -178,7 +192,13 @@ class Questions:
             return "it may not be read"
         if self._was_away(question):
             return "it was away"
-        return self._why_gone(question) or self._faults(question)
+        return "it was cut off" if client.cut_at is not None else self._faults(question)
+
+    def _known_to_be_gone(self, client: ClientRun) -> float | None:
+        """From when on the service knows that it is gone."""
+        ends = [t for t in (client.left_at, client.ended_at) if t is not None]
+        lost = client.cut_at is not None or client.losses or self._ledger.service_fault_at
+        return None if lost or not ends else min(ends) + _THERE_AND_BACK
 
     def _why_gone(self, question: Question) -> str | None:
         client, ended = question.client, question.ended_at or 0.0
@@ -225,7 +245,12 @@ class Questions:
         return "its server was stopped" if asked else None
 
     def _was_away(self, question: Question) -> str | None:
-        for since, until in question.client.losses:
+        client = question.client
+        left = client.left_at or client.ended_at
+        for since, until in client.losses:
+            if left is not None and since <= left <= until + BACK:
+                # Nobody was told, and its window has yet to end.
+                until = since + PATIENCE
             if since <= (question.ended_at or since) and until + BACK >= question.asked_at:
                 return "it was away"
         return None

@@ -147,8 +147,21 @@ class World:
         # What was sent last is still on its way.
         await trio.sleep(2.0)
 
+    def _check_questions(self) -> None:
+        """Nobody asks any more: the service awaits no answers, nor does a server."""
+        service = self._service
+        for session in () if service is None else service.service._sessions:
+            told = session.gone or not session.awaited
+            self.ledger.check(told, "results", session.user_id, "is awaited by nobody")
+        for running in self._servers.values():
+            server = running.server
+            if isinstance(server, HubServer) and not running.run.dead:
+                asked = [id for hub in server.hubs for id in hub.results._open]
+                self.ledger.check(not asked, "results", running.run.name, "waits for", asked)
+
     async def _take_down(self) -> None:
         """Everyone leaves in order, and nothing is left."""
+        self._check_questions()
         for client in self._clients.values():
             client.leave(says_close=False)
         await trio.sleep(2.0)
@@ -160,7 +173,11 @@ class World:
             held = service.service.held_size
             self.ledger.check(held == 0, "P8", held, "bytes are held for nobody")
             left = service.service.client_count
-            silent = any(client.cut_at is not None for client in self.ledger.clients.values())
+            # The service does not mind the silence of one that it has not heard a ping of.
+            silent = any(
+                client.cut_at is not None and not (self.scenario.full and client.plan.behaves)
+                for client in self.ledger.clients.values()
+            )
             self.ledger.check(left == 0 or silent, "P10", left, "clients are left in the service")
         for running in self._servers.values():
             if running.server is not None:
@@ -518,7 +535,12 @@ class World:
         else:
             self.ledger.fault("cut_client", run.name)
         for connection in connections:
-            connection.reset() if event.lossy else connection.tear()
+            if event.lossy:
+                connection.reset()
+            elif lasting:
+                connection.tear()
+            else:
+                connection.die()
 
 
 def _claims(plan: ClientPlan) -> list[tuple[str, str]]:

@@ -10,25 +10,26 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import trio
 
 DOTNET_PEER = os.environ.get("SIGNALR_DOTNET_PEER")
+PeerT = TypeVar("PeerT", bound="Peer")
 #: Seconds for the peer to start, and for an event that is waited for.
-PATIENCE = 30
+PATIENCE = 60
 
 needs_dotnet_peer = pytest.mark.skipif(
     not DOTNET_PEER, reason="SIGNALR_DOTNET_PEER is not set: there is no official server here"
 )
 
 
-class DotnetPeer:
-    """A running signalr-peer."""
+class Peer:
+    """A server in a process of its own, which writes what happens: one JSON object a line."""
 
     def __init__(self, process: trio.Process) -> None:
         self._process = process
@@ -77,23 +78,36 @@ class DotnetPeer:
             self._arrived = trio.Event()
 
 
+class DotnetPeer(Peer):
+    """A running signalr-peer."""
+
+
 @asynccontextmanager
 async def dotnet_peer(*args: str) -> AsyncIterator[DotnetPeer]:
     """Run signalr-peer; it is killed when the block is left."""
     assert DOTNET_PEER, "a test that runs the peer is to be marked with needs_dotnet_peer"
     environment = {**os.environ, "DOTNET_EnableDiagnostics": "0"}
+    async with run_peer(DotnetPeer, [DOTNET_PEER, *args], env=environment) as peer:
+        yield peer
+
+
+@asynccontextmanager
+async def run_peer(
+    kind: type[PeerT], command: Sequence[str], **options: Any
+) -> AsyncIterator[PeerT]:
+    """Run a server until it is ``started``; it is killed when the block is left."""
     async with trio.open_nursery() as nursery:
         process: trio.Process = await nursery.start(
             partial(
                 trio.run_process,
-                [DOTNET_PEER, *args],
+                command,
                 stdout=subprocess.PIPE,
                 check=False,
-                env=environment,
                 deliver_cancel=_kill,
+                **options,
             )
         )
-        peer = DotnetPeer(process)
+        peer = kind(process)
         nursery.start_soon(peer.read_events)
         try:
             await peer.event("started")

@@ -135,11 +135,11 @@ class HandOver:
 
     async def _wait_for_calls(self) -> None:
         """Until the server owes the client nothing, or its budget is over."""
-        session, calls = self._session, self._session.calls
+        calls = self._session.calls
         assert calls is not None
         options = self._service.options
         if calls.unconfirmed:
-            self._source.send_data(session.id, calls.barrier(session.protocol))
+            self._send_barrier(calls)
         deadline = (self._source.server.fin_at or 0.0) + options.polite_budget
         with trio.move_on_after(options.slot_grace):
             await self._until_quiet(calls)
@@ -161,11 +161,18 @@ class HandOver:
 
     async def _until_quiet(self, calls: OpenCalls) -> None:
         while self._waits_for(calls):
+            if calls.quiet:
+                # The client has answered meanwhile, and the server might lose that with the close.
+                self._send_barrier(calls)
             await self._news.park()
 
     def _waits_for(self, calls: OpenCalls) -> bool:
         waiting = self._phase is _Phase.WAITING_FOR_CALLS and not self._session.gone
-        return waiting and not calls.quiet
+        return waiting and (calls.unconfirmed or not calls.quiet)
+
+    def _send_barrier(self, calls: OpenCalls) -> None:
+        barrier = calls.barrier(self._session.protocol)
+        self._source.send_data(self._session.id, barrier)
 
     async def _while_in_slot(self, phase: _Phase) -> None:
         """Waits for a server; a slow call of its hub must not keep the others from moving."""

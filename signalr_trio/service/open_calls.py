@@ -20,11 +20,12 @@ _BARRIER_ID = "signalr_trio.barrier"
 class OpenCalls:
     """The calls of one client that its server has not completed yet."""
 
-    __slots__ = ("_calls", "_completed", "_count", "_last_send", "_uploads")
+    __slots__ = ("_calls", "_completed", "_count", "_last_send", "_questions", "_uploads")
 
     def __init__(self) -> None:
         self._calls: dict[str, int] = {}
         self._uploads: set[str] = set()
+        self._questions: set[str] = set()
         self._count = 0
         self._last_send = 0
         self._completed = 0
@@ -32,19 +33,20 @@ class OpenCalls:
     @property
     def quiet(self) -> bool:
         """Whether the server owes this client nothing."""
-        return not self._calls and not self._uploads
+        return not self._calls and not self._uploads and not self._questions
 
     @property
     def unconfirmed(self) -> bool:
-        """Whether a message without an id was sent of which no later answer shows it was taken up."""
+        """Whether a message without an id, or a result that the server awaits, was sent of which no
+        later answer shows that it was taken up."""
         return self._last_send > self._completed
 
     def asked(self, invocation_id: str) -> None:
-        """The server awaits a result of the client: as with an upload, its completion is due."""
-        self._uploads.add(invocation_id)
+        """The server awaits a result of the client."""
+        self._questions.add(invocation_id)
 
     def asks_no_more(self, invocation_id: str) -> None:
-        self._uploads.discard(invocation_id)
+        self._questions.discard(invocation_id)
 
     def client_sent(self, peek: Peek) -> None:
         """A message was passed on to the server."""
@@ -57,6 +59,9 @@ class OpenCalls:
                 self._uploads.update(peek.stream_ids)
         elif peek.type == MessageType.COMPLETION and peek.invocation_id:
             self._uploads.discard(peek.invocation_id)
+            if peek.invocation_id in self._questions:
+                self._questions.discard(peek.invocation_id)
+                self._last_send = self._count
 
     def server_sent(self, peek: Peek) -> bool:
         """A message came from the server; False if it is not for the client."""
@@ -78,4 +83,5 @@ class OpenCalls:
         ids = [id for id in self._calls if id != _BARRIER_ID]
         self._calls.clear()
         self._uploads.clear()
+        self._questions.clear()
         return [protocol.write(Completion(id, error=error)) for id in ids]

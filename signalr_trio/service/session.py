@@ -378,7 +378,7 @@ class ClientSession:
             # Looked at once a second: asking for the time with each message would cost more.
             self._sends = False
             self._sent_at = now
-        elif now - self._sent_at >= options.keep_alive and not self._transport.keeps_alive:
+        elif now - self._sent_at >= options.keep_alive and not self._transport.inherent_keep_alive:
             self._send(self.protocol.write(Ping()))
         silent = now - self._heard_at
         if self._pings and not self._stalled and silent > options.client_timeout:

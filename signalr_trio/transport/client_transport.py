@@ -45,7 +45,7 @@ class ClientTransport(Protocol):
     """Whether what is sent is binary: known once the handshake request has come."""
     text_only: bool = False
     """Whether binary hub protocols cannot be spoken over it."""
-    keeps_alive: bool = False
+    inherent_keep_alive: bool = False
     """Whether it finds out by itself that the client is gone: then it is sent no pings."""
 
     @property

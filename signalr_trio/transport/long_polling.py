@@ -34,7 +34,7 @@ class LongPollingTransport(ClientTransport):
     """A client that polls."""
 
     name = "LongPolling"
-    keeps_alive = True
+    inherent_keep_alive = True
 
     __slots__ = (
         "_ended",

@@ -11,7 +11,7 @@ import math
 from contextlib import asynccontextmanager
 
 import trio
-from trio.testing import memory_stream_pair, wait_all_tasks_blocked
+from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from signalr_trio.errors import ConnectionClosed
 from signalr_trio.protocol.json import JsonProtocol
@@ -254,7 +254,8 @@ class ScriptedHub:
     @asynccontextmanager
     async def serving(self):
         """For a block; at its end nothing may be open any more."""
-        with trio.fail_after(10_000):
+        mocked = isinstance(trio.lowlevel.current_clock(), MockClock)
+        with trio.fail_after(10_000 if mocked else 30):
             async with trio.open_nursery() as self._nursery:
                 self._nursery.start_soon(self._flusher.run)
                 yield self

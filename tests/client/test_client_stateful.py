@@ -352,6 +352,7 @@ async def test_a_server_that_drops_each_socket_at_once(autojump_clock):
         def _serve_websocket_of(self, request):
             async def drop(websocket):
                 self.sockets += 1
+                await websocket.drained()
                 websocket.abort()
 
             return drop if self.drops else super()._serve_websocket_of(request)

@@ -7,26 +7,24 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import pytest
 import trio
-from backend import Backend, backend
-from node import Node, install_client, node
-from peers import DotnetPeer, dotnet_peer
 
 from signalr_trio import GracefulShutdown, RunningService, open_service
+from tests.interop.backend import Backend, backend
+from tests.interop.client_process import ClientProcess, client_process
+from tests.interop.node import node_command
+from tests.peers import DotnetPeer, dotnet_peer
+
+pytest.register_assert_rewrite("tests.interop.features")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: takes longer than the time-outs that it is about")
 
 
-@pytest.fixture(scope="session")
-def node_command() -> list[str]:
-    return install_client()
-
-
 @pytest.fixture
-async def javascript(node_command: list[str]) -> AsyncIterator[Node]:
+async def javascript() -> AsyncIterator[ClientProcess]:
     """A Node process that has the official client."""
-    async with node(node_command) as running:
+    async with client_process(node_command()) as running:
         yield running
 
 

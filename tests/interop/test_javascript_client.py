@@ -1,258 +1,142 @@
-"""The official JavaScript client: what it can do, and that it stays connected through a hand-over.
+"""The official JavaScript client where no server takes it over, and through many hand-overs.
 
-It negotiates as it would with ASP.NET Core, here with a hub server that has its own service
-(embedded), there with one whose service is elsewhere.
+What it can do, undisturbed and in the middle of one hand-over, is the business of ``test_matrix``.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 import trio
 import trio.testing
-from backend import Backend, backend
-from node import CallFailed, Connection, Node
 
 from signalr_trio import GracefulShutdown, RunningService, ServiceOptions, open_service
 from signalr_trio.connection_string import parse_connection_string
 from signalr_trio.tokens import make_token
+from tests.interop.backend import Backend, backend
+from tests.interop.client_process import CallFailed, ClientProcess, Connection
 
-VALUES = [
-    None,
-    True,
-    False,
-    0,
-    -1,
-    127,
-    -32769,
-    2**53 - 1,
-    1.5,
-    -1e-7,
-    "",
-    "Grüße, 世界 🎉",
-    'line\nfeed, \x1e, \u2028 and "quotes"',
-    [],
-    [1, [2, ["three", None]], True],
-    {},
-    {"name": "Ada", "home": {"street": "St James's Sq", "number": 12}, "tags": ["x", "y"]},
-]
+Start = Callable[..., Awaitable[Backend]]
 
 
-@pytest.fixture(params=["embedded", "service"])
-async def server(request: pytest.FixtureRequest) -> AsyncIterator[Backend]:
-    """A hub server with a service of its own, and one with a service elsewhere."""
-    async with AsyncExitStack() as stack:
-        string = None
-        if request.param == "service":
-            running = await stack.enter_async_context(open_service(port=0))
-            string = running.connection_string
-        yield await stack.enter_async_context(backend(string))
+async def connect_both(javascript: ClientProcess, url: str, **options: Any) -> list[Connection]:
+    """A client in JSON and one in MessagePack."""
+    return [
+        await javascript.connect(url, protocol=protocol, **options)
+        for protocol in ("json", "messagepack")
+    ]
 
 
-# -- calls, streams, sends ------------------------------------------------------------------------
-
-
-async def test_results_and_errors(javascript: Node, server: Backend, protocol: str) -> None:
-    client = await javascript.connect(server.url, protocol=protocol)
-    assert [await client.invoke("Echo", value) for value in VALUES] == VALUES
-    assert await client.invoke("add", 2, 3) == 5
-    assert await client.invoke("Void") is None
-    if protocol == "messagepack":
-        assert await client.invoke("Echo", bytes(range(256))) == bytes(range(256))
-
-    with pytest.raises(CallFailed, match=r"HubException: no such luck$"):
-        await client.invoke("ThrowHub", "no such luck")
-    with pytest.raises(CallFailed, match="unexpected error occurred invoking 'Throw'") as failure:
-        await client.invoke("Throw", "a secret of the server")
-    assert "secret" not in str(failure.value)
-    with pytest.raises(CallFailed, match="Method does not exist"):
-        await client.invoke("NoSuchMethod")
-    with pytest.raises(CallFailed, match=r"provides 1 argument\(s\) but target expects 2"):
-        await client.invoke("Add", 1)
-    with pytest.raises(CallFailed, match="Argument 2: expected int, not str"):
-        await client.invoke("Add", 1, "2")
-    assert client.lifecycle == []
-
-
-async def test_streams_from_the_server(javascript: Node, server: Backend, protocol: str) -> None:
-    client = await javascript.connect(server.url, protocol=protocol)
-    assert await (await client.stream("Count", 100)).result() == list(range(100))
-    assert await (await client.stream("Count", 0)).result() == []
-
-    broken = await client.stream("CountThenThrow", 3)
-    with pytest.raises(CallFailed, match=r"HubException: counted$"):
-        await broken.result()
-    assert broken.items == [0, 1, 2]
-
-    endless = await client.stream("ForEver")
-    await endless.has(1)
-    await endless.cancel()
-    await server.has_noted("stream ended")
-    assert await client.invoke("Echo", "still here") == "still here"
-
-
-async def test_streams_to_the_server(javascript: Node, server: Backend, protocol: str) -> None:
-    client = await javascript.connect(server.url, protocol=protocol)
-    first, second = client.upload(), client.upload()
-    await client.begin("ConcatWith", first, "|", second)
-    # Of the two streams of one call the second one is sent first.
-    await second.item("c")
-    await second.end()
-    for text in "ab":
-        await first.item(text)
-    await first.end()
-    assert await client.outcome(1) == ["ab|c"]
-
-    failing, numbers = client.upload(), client.upload()
-    await client.begin("Sum", failing)
-    await client.begin("Sum", numbers)
-    for number in range(50):
-        await numbers.item(number)
-    await numbers.end()
-    assert (await client.outcome(2))[1] == sum(range(50))
-    await failing.fail("out of numbers")
-    assert "out of numbers" in str((await client.outcome(3))[2])
-
-    both_ways = client.upload()
-    echo = await client.stream("EchoStream", both_ways)
-    for item in VALUES:
-        await both_ways.item(item)
-    await both_ways.end()
-    assert await echo.result() == VALUES
-
-
-async def test_sends_reach_whom_they_are_for(
-    javascript: Node, server: Backend, protocol: str
-) -> None:
-    async def connect(user: str, protocol: str) -> Connection:
-        return await javascript.connect(f"{server.url}?user={user}", protocol=protocol, on=["told"])
-
-    ada = await connect("ada", protocol)
-    bob = await connect("bob", "json")
-    eve = await connect("eve", "messagepack")
-    assert (await ada.invoke("WhoAmI"))["userId"] == "ada"
-
-    await ada.invoke("Join", "g")
-    await bob.invoke("Join", "g")
-    await eve.invoke("Join", "g")
-    await eve.invoke("Leave", "g")
-    await ada.send("TellCaller", "caller", VALUES)
-    await ada.send("TellOthers", "others")
-    await ada.send("TellGroup", "g", "group")
-    await ada.send("TellUser", "eve", "user")
-    await ada.send("TellClient", bob.id, "client", 1, None)
-    await ada.send("TellAll", "all")
-    for client in (ada, bob, eve):
-        await client.until(lambda client=client: ["all"] in client.sent("told"))
-    assert ada.sent("told") == [["caller", VALUES], ["group"], ["all"]]
-    assert bob.sent("told") == [["others"], ["group"], ["client", 1, None], ["all"]]
-    assert eve.sent("told") == [["others"], ["user"], ["all"]]
-
-
-async def test_client_results(javascript: Node, server: Backend, protocol: str) -> None:
-    handlers = {"Echo": "echo", "Throw": "throw", "AskBack": "ask back", "Wait": "when told"}
-    asked = await javascript.connect(server.url, protocol=protocol, on=["Mute"], handlers=handlers)
-    asker = await javascript.connect(server.url, protocol=protocol)
-    for one in (asked, asker):
-        assert [await one.invoke("Ask", asked.id, "Echo", value) for value in VALUES] == VALUES
-        assert await one.invoke("Ask", asked.id, "AskBack", 1) == 1
-        with pytest.raises(CallFailed, match=r"HubException: Error: no such luck$"):
-            await one.invoke("Ask", asked.id, "Throw", "such luck")
-        for silent in ("Mute", "NoSuchHandler"):
-            with pytest.raises(
-                CallFailed, match=r"HubException: Client didn't provide a result\.$"
-            ):
-                await one.invoke("Ask", asked.id, silent, 1)
-    with pytest.raises(CallFailed, match=r"HubException: Connection 'nobody' does not exist\.$"):
-        await asker.invoke("Ask", "nobody", "Echo", 1)
-    await asker.begin("Ask", asked.id, "Wait", 1)
-    await asked.sends("Wait", 1)
-    await asked.stop()
-    (failed,) = await asker.outcome(1)
-    assert str(failed).endswith(f"HubException: Connection '{asked.id}' is disconnected.")
-    assert asker.lifecycle == []
-
-
-async def test_large_messages(javascript: Node, server: Backend, protocol: str) -> None:
-    client = await javascript.connect(server.url, protocol=protocol, on=["told"])
-    text = "große Nachricht " * 50_000
-    assert await client.invoke("Echo", text) == text
-    await client.send("TellCaller", text)
-    assert await client.sends("told", 1) == [[text]]
-
-    upload = client.upload()
-    echo = await client.stream("EchoStream", upload)
-    for _ in range(5):
-        await upload.item(text)
-    await upload.end()
-    assert await echo.result() == [text] * 5
-    assert client.lifecycle == []
-
-
-# -- the end of a connection ----------------------------------------------------------------------
-
-
-async def test_hub_closes_the_client(javascript: Node, server: Backend, protocol: str) -> None:
-    client = await javascript.connect(server.url, protocol=protocol, reconnect=[0])
-    await client.send("Abort")
-    assert await client.ended() is None
-    assert client.lifecycle == [("close", None)]
-    await server.has_noted("disconnected", client.id)
-
-
-async def test_client_stops(javascript: Node, server: Backend, protocol: str) -> None:
-    client = await javascript.connect(server.url, protocol=protocol)
-    await client.stop()
-    assert await client.ended() is None
-    await server.has_noted("disconnected", client.id)
-    assert server.noted("disconnected", client.id) == [None]
-
-
-async def test_embedded_server_that_stops_says_close(javascript: Node, protocol: str) -> None:
+async def test_embedded_server_that_stops_says_close(javascript: ClientProcess) -> None:
     async with backend() as server:
-        client = await javascript.connect(server.url, protocol=protocol)
+        clients = await connect_both(javascript, server.url)
         report = await server.server.shutdown()
-        assert "Connect again" in (await client.ended() or "")
-        assert list(report.dropped.values()) == [1]
+        for client in clients:
+            assert "Connect again" in (await client.ended() or "")
+        assert list(report.dropped.values()) == [2]
 
 
-async def test_no_server_for_a_new_client(javascript: Node, protocol: str) -> None:
+async def test_no_server_for_a_new_client(javascript: ClientProcess, protocol: str) -> None:
     async with open_service(port=0, options=ServiceOptions(connect_wait=0.1)) as service:
         url, token = _client_access(service)
         with pytest.raises(CallFailed, match="No hub server is connected"):
             await javascript.connect(url, token=token, protocol=protocol)
 
 
-async def test_last_server_stops(javascript: Node, service: RunningService, protocol: str) -> None:
-    """Nobody can take the client over: it is served until the time is up, then told."""
+async def test_last_server_stops(javascript: ClientProcess, service: RunningService) -> None:
+    """Nobody can take the clients over: they are served until the time is up, then told."""
     stop = GracefulShutdown("migrate_clients", timeout=1)
     async with backend(service.connection_string, shutdown=stop) as server:
-        client = await javascript.connect(server.url, protocol=protocol)
+        clients = await connect_both(javascript, server.url)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(server.server.shutdown)
             await trio.testing.wait_all_tasks_blocked()
-            assert await client.invoke("Echo", "served") == "served"
-        assert "Connect again" in (await client.ended() or "")
+            for client in clients:
+                assert await client.invoke("Echo", "served") == "served"
+        for client in clients:
+            assert "Connect again" in (await client.ended() or "")
 
 
 async def test_reconnects_to_another_server_when_told_to(
-    javascript: Node, service: RunningService, protocol: str
+    javascript: ClientProcess, start: Start, protocol: str
 ) -> None:
-    off = GracefulShutdown("off")
-    async with (
-        backend(service.connection_string, name="old", shutdown=off) as old,
-        backend(service.connection_string, name="new") as new,
-    ):
-        # Both are idle; the service takes the one that came first. Negotiate is the other's.
-        client = await javascript.connect(new.url, protocol=protocol, reconnect=[0])
-        assert (await client.invoke("WhoAmI"))["serverName"] == "old"
-        await old.server.shutdown()
-        await client.until(lambda: ("reconnected", None) in client.lifecycle)
-        assert [event for event, _ in client.lifecycle] == ["reconnecting", "reconnected"]
-        assert "Connect again" in (client.lifecycle[0][1] or "")
+    old = await start("old", GracefulShutdown("off"))
+    new = await start("new")
+    # Both are idle; the service takes the one that came first. Negotiate is the other's.
+    client = await javascript.connect(new.url, protocol=protocol, reconnect=[0])
+    assert (await client.invoke("WhoAmI"))["serverName"] == "old"
+    await old.server.shutdown()
+    await client.until(lambda: ("reconnected", None) in client.lifecycle)
+    assert [event for event, _ in client.lifecycle] == ["reconnecting", "reconnected"]
+    assert "Connect again" in (client.lifecycle[0][1] or "")
+    assert (await client.invoke("WhoAmI"))["serverName"] == "new"
+
+
+async def test_call_that_outlasts_the_shutdown(javascript: ClientProcess, start: Start) -> None:
+    """It ends with an error that says so; the client migrates all the same."""
+    old = await start("old", GracefulShutdown("migrate_clients", timeout=1))
+    clients = await connect_both(javascript, old.url)
+    streams = [await client.stream("Count", 1_000_000, 20) for client in clients]
+    for client, stream in zip(clients, streams, strict=True):
+        await stream.has(1)
+        await client.begin("WaitAtGate", 0)
+        await old.has_noted("at gate", client.id)
+    await start("new")
+    report = await old.server.shutdown()
+    for client, stream in zip(clients, streams, strict=True):
+        assert "did not end in time" in str((await client.outcome(1))[0])
+        with pytest.raises(CallFailed, match="did not end in time"):
+            await stream.result()
         assert (await client.invoke("WhoAmI"))["serverName"] == "new"
+        assert client.lifecycle == []
+    assert report.migrated == report.clients == 2
+
+
+async def test_numbered_messages_through_many_hand_overs(
+    javascript: ClientProcess, start: Start
+) -> None:
+    """None is lost, doubled or out of order, in either direction, whatever carries it."""
+    servers = [await start("old")]
+    clients = [
+        client
+        for _ in range(2)
+        for client in await connect_both(javascript, servers[0].url, on=["told"])
+    ]
+    counts = dict.fromkeys(clients, 0)
+    enough = trio.Event()
+
+    async def talk(client: Connection) -> None:
+        while not enough.is_set():
+            n = counts[client]
+            # One with a completion, and one without; not more at a time than a pipe takes in.
+            await client.begin("Number", n)
+            await client.send("Number", n + 1)
+            await client.send("SendTo", "Caller", [], [], "told", [n])
+            counts[client] = n + 2
+            await client.outcome(n // 2 - 20)
+
+    async with trio.open_nursery() as nursery:
+        for client in clients:
+            nursery.start_soon(talk, client)
+        for name in ("first", "second", "third"):
+            servers.append(await start(name))
+            report = await servers[-2].server.shutdown()
+            assert report.migrated == report.clients == len(clients)
+            assert not any(stage.timed_out for stage in report.stages)
+            for client in clients:
+                await servers[-1].has_noted("number", client.id, count=20)
+        enough.set()
+
+    for client in clients:
+        sent = list(range(counts[client]))
+        await client.outcome(len(sent) // 2)
+        await client.sends("told", len(sent) // 2)
+        assert [n for server in servers for n in server.noted("number", client.id)] == sent
+        assert client.results == sent[::2]
+        assert client.sent("told") == [[n] for n in sent[::2]]
+        assert client.lifecycle == []
 
 
 def _client_access(service: RunningService) -> tuple[str, str]:

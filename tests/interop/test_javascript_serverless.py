@@ -12,7 +12,6 @@ import pytest
 import trio
 from harness.process import signalr_trio
 from harness.upstreams import application
-from node import CallFailed, Node
 
 from signalr_trio.connection_string import parse_connection_string
 from signalr_trio.protocol.encodings import HUB_PROTOCOLS
@@ -20,6 +19,7 @@ from signalr_trio.protocol.messages import Completion, HubMessage
 from signalr_trio.tokens import NAME_IDENTIFIER, make_token
 from signalr_trio.transport.http import Request, Response
 from signalr_trio.transport.http_client import http_request
+from tests.interop.client_process import CallFailed, ClientProcess
 
 KEY = "serverlesstestkey012345678901234567890123"
 SECOND_KEY = "anothertestkey012345678901234567890123456"
@@ -76,7 +76,7 @@ async def tell(port: int, request: Request) -> Response:
     return answer(request, Completion(id, sent.status))
 
 
-async def test_a_client_without_a_hub_server(javascript: Node, protocol: str) -> None:
+async def test_a_client_without_a_hub_server(javascript: ClientProcess, protocol: str) -> None:
     with trio.fail_after(PATIENCE):
         async with application() as app, service(app.port) as port:
             app.answers = {"echo": echo, "fail": fail, "tell": partial(tell, port)}

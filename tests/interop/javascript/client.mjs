@@ -5,13 +5,19 @@
 // order in which it happened. What JSON does not have is written as {"$bytes": base64},
 // {"$bigint": digits} and {"$date": ISO 8601}; {"$upload": name} is a Subject.
 
+import diagnostics from "node:diagnostics_channel";
 import { createInterface } from "node:readline";
-import { HubConnectionBuilder, HttpTransportType, LogLevel, Subject } from "@microsoft/signalr";
+import { HubConnectionBuilder, HubConnectionState, HttpTransportType, LogLevel, Subject } from "@microsoft/signalr";
 import { MessagePackHubProtocol } from "@microsoft/signalr-protocol-msgpack";
 
 const connections = new Map();
 const uploads = new Map();
 const subscriptions = new Map();
+/** Of connections that are to be cut, by name, which is in the query of their requests: those under
+ * way, and the socket of each. */
+const sockets = new Map();
+/** Where a connection is to reconnect. */
+const elsewhere = new Map();
 
 function encode(value) {
   if (value instanceof Uint8Array) return { $bytes: Buffer.from(value).toString("base64") };
@@ -40,20 +46,49 @@ function write(message) {
   process.stdout.write(JSON.stringify(encode(message)) + "\n");
 }
 
-function build(name, { url, protocol, token, targets, handlers, reconnect }) {
+function marked(url, name) {
+  return `${url}${url.includes("?") ? "&" : "?"}client=${name}`;
+}
+
+function socketsOf({ path }) {
+  return sockets.get(/[?&]client=(\w+)/.exec(path)?.[1]) ?? new Map();
+}
+
+// WebSockets and server-sent events, which last as long as their socket.
+diagnostics.subscribe("http.client.request.start", ({ request }) => {
+  socketsOf(request).set(request, request.socket);
+  request.socket.once("close", () => socketsOf(request).delete(request));
+});
+// All else goes by fetch, which uses a socket again and again.
+diagnostics.subscribe("undici:client:sendHeaders", ({ request, socket }) => {
+  socketsOf(request).set(request, socket);
+});
+for (const end of ["undici:request:trailers", "undici:request:error"]) {
+  diagnostics.subscribe(end, ({ request }) => socketsOf(request).delete(request));
+}
+
+function build(name, request) {
+  const { url, protocol, transport, token, targets, handlers, reconnect, stateful, cuttable } = request;
+  if (cuttable) sockets.set(name, new Map());
   const builder = new HubConnectionBuilder()
-    .withUrl(url, {
-      transport: HttpTransportType.WebSockets,
+    .withUrl(cuttable ? marked(url, name) : url, {
+      transport: HttpTransportType[transport ?? "WebSockets"],
       accessTokenFactory: token === undefined ? undefined : () => token,
     })
     .configureLogging(LogLevel.None);
   if (protocol === "messagepack") builder.withHubProtocol(new MessagePackHubProtocol());
   if (reconnect) builder.withAutomaticReconnect(reconnect);
+  if (stateful) builder.withStatefulReconnect();
   const connection = builder.build();
   const tell = (event, error) => write({ connection: name, event, error: error?.message ?? null });
   connection.onclose((error) => tell("close", error));
-  connection.onreconnecting((error) => tell("reconnecting", error));
-  connection.onreconnected(() => tell("reconnected"));
+  connection.onreconnecting((error) => {
+    tell("reconnecting", error);
+    if (elsewhere.has(name)) connection.baseUrl = marked(elsewhere.get(name), name);
+  });
+  connection.onreconnected((connectionId) => {
+    write({ connection: name, event: "reconnected", error: null, connectionId });
+  });
   for (const target of targets) {
     connection.on(target, (...args) => write({ connection: name, event: "send", target, args }));
   }
@@ -82,7 +117,14 @@ const operations = {
     return connection.connectionId;
   },
   stop: ({ connection }) => connections.get(connection).stop(),
-  state: ({ connection }) => connections.get(connection).state,
+  async cut({ connection, url, stateful }) {
+    elsewhere.set(connection, url);
+    // Between two polls there is no socket that could be lost.
+    do {
+      for (const socket of sockets.get(connection).values()) socket.destroy();
+      await new Promise(setImmediate);
+    } while (!stateful && connections.get(connection).state === HubConnectionState.Connected);
+  },
   invoke: ({ connection, target, args }) => connections.get(connection).invoke(target, ...args),
   send: ({ connection, target, args }) => connections.get(connection).send(target, ...args),
   stream({ connection, target, args, stream }) {

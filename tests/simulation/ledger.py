@@ -28,7 +28,7 @@ from signalr_trio.protocol.messages import (
 )
 from signalr_trio.server import ShutdownReport
 from tests.simulation.absences import PATIENCE, is_beyond, seconds_away, was_away_at
-from tests.simulation.plan import Call, ClientPlan, Scenario, ServerPlan, Steps, duration
+from tests.simulation.plan import BACK, Call, ClientPlan, Scenario, ServerPlan, Steps, duration
 from tests.simulation.questions import Questions
 
 __all__ = ["ClientRun", "Ledger", "ServerRun", "Spell", "Violation"]
@@ -45,7 +45,6 @@ class Violation(AssertionError):
 
 #: As long as the service waits for a server that takes a client over.
 BETWEEN_SERVERS = 30.0 + SLACK
-_POST_LOST = "what was sent has not arrived"
 #: For the tasks of a server to end when its last stage is over.
 GRACE = 2.5
 
@@ -391,7 +390,7 @@ class Ledger:
             for spell in client.spells:
                 if spell.server is not run or spell.left_at is None or not spell.migrates_to:
                     continue
-                if client.cut_at is not None:
+                if client.cut_at is not None or self._left_unheard(client):
                     # Its calls may wait for what it says no more.
                     continue
                 began = max(hooks_over, spell.connected_at or 0.0)
@@ -405,6 +404,13 @@ class Ledger:
         """Seconds that the calls take which ran in that time."""
         calls = [one.call for one in client.calls.values() if one.runs_between(since, until)]
         return sum(call.duration + call.gap + round_trips(call.steps) for call in calls)
+
+    def _left_unheard(self, client: ClientRun) -> bool:
+        """Nobody may have been told, since it had no connection just then."""
+        left = client.left_at
+        return left is not None and any(
+            since - BACK <= left <= until + BACK for since, until in client.losses
+        )
 
     def _busy_between(self, client: ClientRun, since: float, until: float) -> float:
         """As above, but for questions to clients: a call that waits for them lets others begin."""
@@ -746,9 +752,6 @@ class Ledger:
             # A Close has no number, and is not said again on another WebSocket.
             away = was_away_at(client.losses, client.ended_at)
             cut = client.cut_at is not None or self.service_fault_at is not None or away
-            # With its server goes an embedded service, which answers no post then; and a client
-            # whose post was lost does not read on.
-            cut = cut or (self.scenario.embedded and how.startswith(_POST_LOST))
             self.check(told or cut or not client.answered, "P9", client.name, "was told nothing")
             self.note("explained", client.name, reason)
             if client.close is not None and not cut:
@@ -1012,7 +1015,8 @@ class Ledger:
         there = [run.name for run in stays if run.own and not run.silent]
         settled = client.ended_at if client.ended_at is not None else client.spells[-1].came_at
         work = self._work(client) + sum(round_trips(call.steps) for call in client.plan.calls)
-        lost = client.losses or (client.cut_at and client.plan.transport == "LongPolling")
+        waits = client.lasting or client.plan.transport == "LongPolling"
+        lost = client.losses or (client.cut_at is not None and waits)
         patience = SLACK + (PATIENCE if lost else 0.0)
         late = trio.current_time() - settled > work + patience
         allowed = int(client.ended_at is None)

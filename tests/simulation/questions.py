@@ -97,6 +97,14 @@ class Questions:
     def open(self) -> list[int]:
         return [one.number for one in self._all if one.ended_at is None and not one.server.dead]
 
+    def awaits(self, name: str) -> bool:
+        """Whether somebody asks that client, or has until just now."""
+        now = trio.current_time()
+        return any(
+            one.client.name == name and (one.ended_at is None or one.ended_at + _ROUND_TRIP > now)
+            for one in self._all
+        )
+
     # -- who is asked -----------------------------------------------------------------------
 
     def came(self, client: ClientRun, number: int) -> Question:
@@ -173,6 +181,8 @@ class Questions:
             return None
         if question.timeout < _ROUND_TRIP:
             return "not even the service could answer so soon"
+        if fault := self._faults(question):
+            return fault
         if not question.is_known or question.hub != client.plan.hub:
             return None
         if gone := self._known_to_be_gone(client):
@@ -192,7 +202,7 @@ class Questions:
             return "it may not be read"
         if self._was_away(question):
             return "it was away"
-        return "it was cut off" if client.cut_at is not None else self._faults(question)
+        return "it was cut off" if client.cut_at is not None else None
 
     def _known_to_be_gone(self, client: ClientRun) -> float | None:
         """From when on the service knows that it is gone."""
@@ -248,7 +258,7 @@ class Questions:
         client = question.client
         left = client.left_at or client.ended_at
         for since, until in client.losses:
-            if left is not None and since <= left <= until + BACK:
+            if left is not None and since - BACK <= left <= until + BACK:
                 # Nobody was told, and its window has yet to end.
                 until = since + PATIENCE
             if since <= (question.ended_at or since) and until + BACK >= question.asked_at:

@@ -151,7 +151,8 @@ class World:
         """Nobody asks any more: the service awaits no answers, nor does a server."""
         service = self._service
         for session in () if service is None else service.service._sessions:
-            told = session.gone or not session.awaited
+            asked = self.ledger.questions.awaits(session.user_id or "")
+            told = session.gone or not session.awaited or asked
             self.ledger.check(told, "results", session.user_id, "is awaited by nobody")
         for running in self._servers.values():
             server = running.server

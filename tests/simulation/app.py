@@ -32,6 +32,9 @@ class Chat(Hub):
     #: As the service knows it.
     name: ClassVar = "chat"
 
+    _number: int | None = None
+    """Of the call, where it is one."""
+
     async def on_connected(self) -> None:
         here, name = HERE.get(), self._name
         feature = self.context.features.get(ConnectionMigrationFeature)
@@ -59,7 +62,7 @@ class Chat(Hub):
 
     async def call(self, number: int, steps: list[list[Any]], padding: str) -> list[Any]:
         here = HERE.get()
-        here.ledger.begun(self.context.items["spell"], self._name, number)
+        self._begun(number)
         try:
             answers = await self._perform(steps)
             if here.ledger.clients[self._name].plan.calls[number].kind == "send":
@@ -72,7 +75,7 @@ class Chat(Hub):
         self, number: int, steps: list[list[Any]], items: int, gap: float
     ) -> AsyncIterator[list[Any]]:
         here = HERE.get()
-        here.ledger.begun(self.context.items["spell"], self._name, number)
+        self._begun(number)
         padding = ["-" * step[1] for step in steps if step[0] == "padded"]
         try:
             await self._perform(steps)
@@ -87,7 +90,7 @@ class Chat(Hub):
         self, number: int, steps: list[list[Any]], items: AsyncIterator[list[Any]]
     ) -> list[Any]:
         here = HERE.get()
-        here.ledger.begun(self.context.items["spell"], self._name, number)
+        self._begun(number)
         try:
             async for index, _ in items:
                 here.ledger.item_taken(here.server, self._name, number, index)
@@ -105,6 +108,11 @@ class Chat(Hub):
     def _name(self) -> str:
         return self.context.user_id or ""
 
+    def _begun(self, number: int) -> None:
+        # Each call has a hub of its own.
+        self._number = number
+        HERE.get().ledger.begun(self.context.items["spell"], self._name, number)
+
     async def _perform(self, steps: Steps | list[list[Any]]) -> list[Any]:
         """Gives back what clients answered."""
         answers: list[Any] = []
@@ -121,6 +129,9 @@ class Chat(Hub):
                 if feature is not None:
                     feature.state = "x" * values[0]
             elif what == "ask":
+                here = HERE.get()
+                if self._number is not None and here.server.own:
+                    here.ledger.gives_up_place(self._name, self._number)
                 answers += await _ask(self, self.name, self._name, values)
             else:
                 await _perform_anywhere(self, self.name, what, values)

@@ -92,7 +92,13 @@ class _Features:
 
     def with_transports(self) -> Scenario:
         clients = tuple(self._on_a_transport(client) for client in self._scenario.clients)
-        return attrs.evolve(self._scenario, full=True, clients=clients)
+        events = list(self._scenario.events)
+        if not self._calm and self._maybe(0.5):
+            what = self._chance.choice(("cut_client",) * 4 + ("silence_client",))
+            whom, lossy = self._chance.choice(self._names), self._maybe(0.5)
+            events.append(Event(self._time(), what, whom, lossy=lossy))
+        events.sort(key=lambda event: event.at)
+        return attrs.evolve(self._scenario, full=True, clients=clients, events=tuple(events))
 
     def _on_a_transport(self, client: ClientPlan) -> ClientPlan:
         transport = self._chance.choice(

@@ -122,6 +122,8 @@ class CallRun:
     sent_at: float
     begun: Spell | None = None
     begun_at: float | None = None
+    freed_at: float | None = None
+    """When it asked a client, and let the next one begin."""
     ended_at: float | None = None
     items: int = 0
     """Of its upload, taken by the hub."""
@@ -582,6 +584,10 @@ class Ledger:
                 self.check(spell.last_plain < number, "P1", name, "call", number, "out of order")
             spell.last_plain = max(spell.last_plain, number)
 
+    def gives_up_place(self, name: str, number: int) -> None:
+        call = self.clients[name].calls[number]
+        call.freed_at = call.freed_at or trio.current_time()
+
     def ended(self, run: ServerRun, name: str, number: int, *, aborted: bool) -> None:
         """A call has ended; ``aborted``: it was told that its client is gone."""
         client = self.clients[name]
@@ -708,6 +714,7 @@ class Ledger:
         for call in found:
             self.check(call.answer is None, "P3", client.name, "second completion", message)
             call.answer = message
+            self._check_pace_of_delivery(client, call.ended_at, "completion", call.number)
             if isinstance(message.result, list):
                 number, own, *answers = message.result
                 self.check(number == call.number, "P3", client.name, "result of another call")
@@ -724,12 +731,25 @@ class Ledger:
         client.last_own = max(number, client.last_own)
         client.due.pop(number, None)
 
+    def _check_pace_of_delivery(
+        self, client: ClientRun, since: float | None, *what: object
+    ) -> None:
+        """What a server of ours says comes at once to a client that reads."""
+        loose = client.plan.stops_reading or client.cut_at is not None or self.is_flooding
+        loose = loose or not client.answered_at or self.service_fault_at is not None
+        if since is None or loose or not all(server.own for server in self.servers.values()):
+            return
+        took = trio.current_time() - max(since, client.answered_at or 0.0)
+        kept = took <= SLACK + seconds_away(client.losses)
+        self.check(kept, "pace", client.name, "had", *what, "only after", took, "s")
+
     def _shared(self, client: ClientRun, number: int) -> None:
         self.note("got shared", client.name, number)
         self.check(number not in client.shared, "sends", client.name, "got", number, "twice")
         client.shared.add(number)
         send = self.sends[number]
         send.due.pop(client.name, None)
+        self._check_pace_of_delivery(client, send.at, "shared", number)
         same = client.plan.hub == send.hub
         self.check(same, "groups", client.name, "got", number, "of hub", send.hub)
         if client.name in send.barred:
@@ -750,13 +770,18 @@ class Ledger:
             self.check(reason is not None, "P5", client.name, "was closed:", client.close, how)
             told = client.close is not None or client.refused is not None
             # A Close has no number, and is not said again on another WebSocket.
-            away = was_away_at(client.losses, client.ended_at)
+            away = was_away_at(client.losses, client.ended_at) or self._missed_the_end(client)
             cut = client.cut_at is not None or self.service_fault_at is not None or away
             self.check(told or cut or not client.answered, "P9", client.name, "was told nothing")
             self.note("explained", client.name, reason)
             if client.close is not None and not cut:
                 self._check_last_words(client)
                 self._check_who_spoke(client, client.close.error or "")
+
+    def _missed_the_end(self, client: ClientRun) -> bool:
+        """It was away when the server with the service in it ended."""
+        ends = [server.ended_at for server in self.servers.values() if server.ended_at is not None]
+        return self.scenario.embedded and any(was_away_at(client.losses, end) for end in ends)
 
     def _check_last_words(self, client: ClientRun) -> None:
         """A server that closes a client in order has completed what began."""
@@ -1040,6 +1065,9 @@ class Ledger:
         before = [one for one in client.calls.values() if one.number < call.number]
         ready = max([call.sent_at, *(one.ended_at for one in before if _ended(one, begun_at))])
         plan = client.plan
+        if len(client.spells) == 1 and client.spells[0].left_at is None:
+            freed = [one.freed_at or one.ended_at for one in before if _ended(one, begun_at)]
+            ready = max([call.sent_at, *(time for time in freed if time is not None)])
         events = (plan.on_connected, plan.on_disconnected)
         hub = sum(duration(steps) + round_trips(steps) for steps in events)
         moves = sum(spell.came_at >= ready - hub - SLACK for spell in client.spells)

@@ -692,12 +692,6 @@ MUTATIONS: Final[Sequence[Mutation]] = [
         "        self._away_since = None\n        if self._buffer is not None:\n            self._incoming",
         "        if self._buffer is not None:\n            self._incoming",
     ),
-    Mutation(
-        "a WebSocket that was replaced goes on",
-        "transport.stateful",
-        "        if self._websocket is not None:\n            self._websocket.abort()\n        self._websocket = websocket",
-        "        self._websocket = websocket",
-    ),
 ]
 
 

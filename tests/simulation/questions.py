@@ -71,9 +71,7 @@ class Questions:
 
     # -- who asks ---------------------------------------------------------------------------
 
-    def asking(
-        self, server: ServerRun, hub: str, asker: str | None, step: list[Any] | tuple[Any, ...]
-    ) -> Question:
+    def asking(self, server: ServerRun, hub: str, asker: str | None, step: list[Any]) -> Question:
         whom, reaction, delay, timeout = step
         client = self._ledger.clients[whom or asker or next(iter(self._ledger.clients))]
         now = trio.current_time()
@@ -164,6 +162,8 @@ class Questions:
             return self._faults(question) or self._stops(question) or self._why_cancelled(question)
         if question.answered_at is not None and text == question.answer:
             return "the client said so"
+        if self._was_heard(question):
+            return None
         if _TIMED_OUT in text:
             return self._why_late(question)
         if _UNKNOWN in text and question.hub != question.client.plan.hub:
@@ -174,6 +174,14 @@ class Questions:
             return self._why_hurried(question)
         return None
 
+    def _was_heard(self, question: Question) -> bool:
+        """Whether its answer had the time to come, and nothing kept it."""
+        if question.answered_at is None or question.ended_at is None:
+            return False
+        in_time = question.answered_at + _THERE_AND_BACK < question.ended_at
+        kept = self._ledger.is_flooding or self._was_away(question) or self._faults(question)
+        return in_time and not kept and question.client.cut_at is None
+
     def _why_late(self, question: Question) -> str | None:
         client, deadline = question.client, question.deadline
         early = question.ended_at is not None and question.ended_at < deadline - 0.001
@@ -181,8 +189,8 @@ class Questions:
             return None
         if question.timeout < _ROUND_TRIP:
             return "not even the service could answer so soon"
-        if fault := self._faults(question):
-            return fault
+        if question.server.silent:
+            return "its server was not told that a connection was lost"
         if not question.is_known or question.hub != client.plan.hub:
             return None
         if gone := self._known_to_be_gone(client):

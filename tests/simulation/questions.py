@@ -95,6 +95,9 @@ class Questions:
     def open(self) -> list[int]:
         return [one.number for one in self._all if one.ended_at is None and not one.server.dead]
 
+    def open_of(self, server: ServerRun) -> list[int]:
+        return [one.number for one in self._all if one.ended_at is None and one.server is server]
+
     def awaits(self, name: str) -> bool:
         """Whether somebody asks that client, or has until just now."""
         now = trio.current_time()

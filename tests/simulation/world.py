@@ -158,7 +158,8 @@ class World:
             server = running.server
             if isinstance(server, HubServer) and not running.run.dead:
                 asked = [id for hub in server.hubs for id in hub.results._open]
-                self.ledger.check(not asked, "results", running.run.name, "waits for", asked)
+                same = len(asked) == len(self.ledger.questions.open_of(running.run))
+                self.ledger.check(same, "results", running.run.name, "waits for", asked)
 
     async def _take_down(self) -> None:
         """Everyone leaves in order, and nothing is left."""

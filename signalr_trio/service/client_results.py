@@ -184,6 +184,11 @@ class AwaitedResults:
         if found is not None and found.server is server:
             del self._questions[invocation_id]
 
+    def asker_lost(self, server: Server) -> None:
+        """That server is not there any more, and waits for nothing."""
+        kept = {id: one for id, one in self._questions.items() if one.server is not server}
+        self._questions = kept
+
     def fail(self, error: str) -> None:
         """The client will not answer: an SDK server that is not told so would wait for ever."""
         questions, self._questions = self._questions, {}

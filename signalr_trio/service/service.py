@@ -12,6 +12,7 @@ from typing import Any
 
 import trio
 
+from signalr_trio.background import open_background
 from signalr_trio.link.link import Agreement, Link
 from signalr_trio.service.draining import drain
 from signalr_trio.service.groups import Groups
@@ -92,12 +93,14 @@ class Service:
         self.http_connections: dict[str, HttpConnection] = {}
         """What was negotiated, by its token, until it is over."""
         self._nursery: trio.Nursery | None = None
+        self._background: trio.Nursery | None = None
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[Service]:
         """Runs the service for the block; at its end clients and servers are told, in order."""
-        async with trio.open_nursery() as nursery:
+        async with open_background() as background, trio.open_nursery() as nursery:
             self._nursery = nursery
+            self._background = background
             nursery.start_soon(self._tick)
             try:
                 yield self
@@ -137,9 +140,10 @@ class Service:
             self._targets_changed()
 
     def start_soon(self, work: Callable[..., Awaitable[None]], *arguments: Any) -> None:
-        """A task that ends with the service at the latest."""
-        if self._nursery is not None and not self.stopping:
-            self._nursery.start_soon(work, *arguments)
+        """A task that ends with the service at the latest, but is not cancelled before that: a
+        client that is not served by one of its requests is still to be told."""
+        if self._background is not None and not self.stopping:
+            self._background.start_soon(work, *arguments)
 
     # -- clients ----------------------------------------------------------------------------
 
@@ -276,6 +280,9 @@ class Service:
         for session in list(connection.sessions.values()):
             session.server_lost()
         connection.sessions.clear()
+        if all(other.hub is not connection.hub for other in server.connections):
+            for session in connection.hub.sessions.values():
+                session.asker_lost(server)
         if not server.connections:
             self._servers.pop(server, None)
         elif server.wants_migration:

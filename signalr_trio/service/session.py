@@ -489,6 +489,12 @@ class ClientSession:
             self.calls.asks_no_more(invocation_id)
             self._notice_quiet(self.calls)
 
+    def asker_lost(self, server: Server) -> None:
+        """A server of the hub has gone with all its connections."""
+        if self.awaited is not None:
+            self.awaited.asker_lost(server)
+            self.awaited = self.awaited or None
+
     def _send(self, payload: bytes) -> None:
         if self.gone:
             return

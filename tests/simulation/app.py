@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 import attrs
 import trio
 
-from signalr_trio.errors import HubError
+from signalr_trio.errors import ClientResultError, HubError
 from signalr_trio.hub import ConnectionMigrationFeature, Hub, HubContext
 from tests.simulation.ledger import Ledger, ServerRun
-from tests.simulation.scenario import Steps
+from tests.simulation.plan import Steps
 
 __all__ = ["HERE", "Chat", "Here", "News", "perform_hook", "perform_outside"]
 
@@ -32,6 +32,9 @@ class Chat(Hub):
     #: As the service knows it.
     name: ClassVar = "chat"
 
+    _number: int | None = None
+    """Of the call, where it is one."""
+
     async def on_connected(self) -> None:
         here, name = HERE.get(), self._name
         feature = self.context.features.get(ConnectionMigrationFeature)
@@ -40,7 +43,7 @@ class Chat(Hub):
         try:
             await self._perform(here.ledger.clients[name].plan.on_connected)
         except HubError:
-            here.ledger.clients[name].harmed = "on_connected raised"
+            here.ledger.clients[name].harm("on_connected raised")
             raise
         here.ledger.connected(spell, name)
 
@@ -57,41 +60,42 @@ class Chat(Hub):
         finally:
             here.ledger.disconnected(spell, name, feature)
 
-    async def call(self, number: int, steps: list[list[Any]], padding: str) -> list[int]:
+    async def call(self, number: int, steps: list[list[Any]], padding: str) -> list[Any]:
         here = HERE.get()
-        here.ledger.begun(self.context.items["spell"], self._name, number)
+        self._begun(number)
         try:
-            await self._perform(steps)
+            answers = await self._perform(steps)
             if here.ledger.clients[self._name].plan.calls[number].kind == "send":
                 return []
-            return [number, here.ledger.emitting(here.server, self._name)]
+            return [number, here.ledger.emitting(here.server, self._name), *answers]
         finally:
             self._ended(number)
 
     async def down(
         self, number: int, steps: list[list[Any]], items: int, gap: float
-    ) -> AsyncIterator[list[int]]:
+    ) -> AsyncIterator[list[Any]]:
         here = HERE.get()
-        here.ledger.begun(self.context.items["spell"], self._name, number)
+        self._begun(number)
+        padding = ["-" * step[1] for step in steps if step[0] == "padded"]
         try:
             await self._perform(steps)
             for _ in range(items):
                 await trio.sleep(gap)
                 own = here.ledger.emitting(here.server, self._name)
-                yield [number, own]
+                yield [number, own, *padding]
         finally:
             self._ended(number)
 
     async def up(
         self, number: int, steps: list[list[Any]], items: AsyncIterator[list[Any]]
-    ) -> list[int]:
+    ) -> list[Any]:
         here = HERE.get()
-        here.ledger.begun(self.context.items["spell"], self._name, number)
+        self._begun(number)
         try:
             async for index, _ in items:
                 here.ledger.item_taken(here.server, self._name, number, index)
-            await self._perform(steps)
-            return [number, here.ledger.emitting(here.server, self._name)]
+            answers = await self._perform(steps)
+            return [number, here.ledger.emitting(here.server, self._name), *answers]
         finally:
             self._ended(number)
 
@@ -104,21 +108,34 @@ class Chat(Hub):
     def _name(self) -> str:
         return self.context.user_id or ""
 
-    async def _perform(self, steps: Steps | list[list[Any]]) -> None:
+    def _begun(self, number: int) -> None:
+        # Each call has a hub of its own.
+        self._number = number
+        HERE.get().ledger.begun(self.context.items["spell"], self._name, number)
+
+    async def _perform(self, steps: Steps | list[list[Any]]) -> list[Any]:
+        """Gives back what clients answered."""
+        answers: list[Any] = []
         for what, *values in steps:
             if what == "tell":
                 await self._tell()
             elif what in ("join", "leave"):
                 await self._change_group(values[0], joins=what == "join")
             elif what == "abort":
-                HERE.get().ledger.clients[self._name].harmed = "aborted"
+                HERE.get().ledger.clients[self._name].harm("aborted")
                 self.context.abort()
             elif what == "state":
                 feature = self.context.features.get(ConnectionMigrationFeature)
                 if feature is not None:
                     feature.state = "x" * values[0]
+            elif what == "ask":
+                here = HERE.get()
+                if self._number is not None and here.server.own:
+                    here.ledger.gives_up_place(self._name, self._number)
+                answers += await _ask(self, self.name, self._name, values)
             else:
                 await _perform_anywhere(self, self.name, what, values)
+        return answers
 
     async def _tell(self) -> None:
         here, name = HERE.get(), self._name
@@ -167,10 +184,35 @@ async def _perform_anywhere(
         await trio.sleep(values[0])
     elif what == "fail":
         raise HubError("as planned")
+    elif what == "ask":
+        await _ask(sender, hub, None, values)
     elif what in ("all", "group", "user"):
         await _share(sender, hub, what, values[0] if values else None)
-    else:
+    elif what != "padded":
         raise ValueError(f"there is no step {what!r}")
+
+
+async def _ask(
+    sender: Hub | HubContext, hub: str, asker: str | None, values: list[Any]
+) -> list[Any]:
+    """What the client answers, or the text of its error; nothing on a server of the SDK."""
+    here = HERE.get()
+    if not here.server.own:
+        return []
+    questions = here.ledger.questions
+    question = questions.asking(here.server, hub, asker, values)
+    proxy = sender.clients.client(question.client.connection_id or "nobody")
+    arguments = (question.number, question.reaction, question.delay)
+    try:
+        answer = await proxy.invoke("ask", *arguments, timeout=question.timeout)
+    except ClientResultError as error:
+        questions.ended(question, error)
+        return [str(error)]
+    except BaseException as error:
+        questions.ended(question, error)
+        raise
+    questions.ended(question, answer)
+    return [answer]
 
 
 async def _share(sender: Hub | HubContext, hub: str, kind: str, whom: str | None) -> None:

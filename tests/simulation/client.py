@@ -56,6 +56,8 @@ class _Due:
 class Client:
     """Plays one client of the scenario on a connection that is there."""
 
+    _nursery: trio.Nursery
+
     def __init__(self, ledger: Ledger, run: ClientRun, connection: Connected) -> None:
         self._ledger = ledger
         self._run = run
@@ -70,6 +72,7 @@ class Client:
         """Until the connection has ended."""
         with self._scope:
             async with trio.open_nursery() as nursery:
+                self._nursery = nursery
                 nursery.start_soon(self._talk)
                 nursery.start_soon(self._listen)
                 nursery.start_soon(self._ping)
@@ -151,10 +154,22 @@ class Client:
                     message = self._protocol.parse(frame)
                     if message is not None:
                         self._ledger.client_got(self._run, message)
+                    if isinstance(message, Invocation) and message.invocation_id is not None:
+                        self._nursery.start_soon(self._answer, message)
                 await self._pause_reading()
                 rest = await self._receive()
         except ConnectionClosed as end:
             self._end(str(end))
+
+    async def _answer(self, asked: Invocation) -> None:
+        number, reaction, delay = asked.arguments
+        await trio.sleep(delay)
+        if reaction == "stays silent":
+            return
+        answer = self._ledger.questions.answers(number)
+        id = asked.invocation_id or ""
+        failed = isinstance(answer, str)
+        self._write(Completion(id, error=answer) if failed else Completion(id, answer))
 
     async def _greet(self) -> bytes:
         buffer = b""

@@ -17,15 +17,19 @@ import trio
 from signalr_trio.errors import ConnectionClosed
 from signalr_trio.hub import ConnectionMigrationFeature
 from signalr_trio.protocol.messages import (
+    Ack,
     Close,
     Completion,
     HubMessage,
     Invocation,
     Ping,
+    Sequence,
     StreamItem,
 )
 from signalr_trio.server import ShutdownReport
-from tests.simulation.scenario import Call, ClientPlan, Scenario, ServerPlan, Steps, duration
+from tests.simulation.absences import PATIENCE, is_beyond, seconds_away, was_away_at
+from tests.simulation.plan import BACK, Call, ClientPlan, Scenario, ServerPlan, Steps, duration
+from tests.simulation.questions import Questions
 
 __all__ = ["ClientRun", "Ledger", "ServerRun", "Spell", "Violation"]
 
@@ -118,6 +122,8 @@ class CallRun:
     sent_at: float
     begun: Spell | None = None
     begun_at: float | None = None
+    freed_at: float | None = None
+    """When it asked a client, and let the next one begin."""
     ended_at: float | None = None
     items: int = 0
     """Of its upload, taken by the hub."""
@@ -163,12 +169,19 @@ class Membership:
 @attrs.define(eq=False)
 class ClientRun:
     plan: ClientPlan
+    lasting: bool = False
+    """It has stateful reconnect."""
     connection_id: str | None = None
     answered: bool = False
+    answered_at: float | None = None
     refused: str | None = None
     left_at: float | None = None
     cut_at: float | None = None
     """A fault of its own connection."""
+    silent: bool = False
+    """It was half open."""
+    losses: list[tuple[float, float]] = attrs.field(factory=list)
+    """Of its WebSockets, where that is no fault: when, and until when it could have no other."""
     ended_at: float | None = None
     close: Close | None = None
     calls: dict[int, CallRun] = attrs.field(factory=dict)
@@ -187,6 +200,7 @@ class ClientRun:
     shared: set[int] = attrs.field(factory=set)
     harmed: str | None = None
     """Application code closed it."""
+    harmed_at: float | None = None
 
     @property
     def name(self) -> str:
@@ -201,6 +215,18 @@ class ClientRun:
     def is_open(self) -> bool:
         return self.answered and self.ended_at is None and self.left_at is None
 
+    @property
+    def is_whole(self) -> bool:
+        """Nothing on its way was lost. A poll or a post that is cut ends its client: one that goes
+        on had none just then."""
+        if self.cut_at is None:
+            return True
+        return self.plan.transport != "WebSockets" and not self.silent and self.is_open
+
+    def harm(self, how: str) -> None:
+        self.harmed = how
+        self.harmed_at = self.harmed_at or trio.current_time()
+
     def membership(self, group: str) -> Membership:
         return self.groups.setdefault(group, Membership())
 
@@ -211,8 +237,10 @@ class Ledger:
         self.trace: list[tuple[Any, ...]] = []
         self.servers: dict[str, ServerRun] = {}
         self.clients: dict[str, ClientRun] = {
-            plan.name: ClientRun(plan) for plan in scenario.clients
+            plan.name: ClientRun(plan, scenario.full and plan.behaves and plan.stateful)
+            for plan in scenario.clients
         }
+        self.questions = Questions(self)
         self.service_fault_at: float | None = None
         self.sends: dict[int, Shared] = {}
         self.violation: Violation | None = None
@@ -255,12 +283,18 @@ class Ledger:
         if what.endswith("client"):
             client = self.clients[whom]
             client.cut_at = client.cut_at or now
+            client.silent = client.silent or what.startswith("silence")
         else:
             server = self.servers[whom]
             server.crashed_at = server.crashed_at or now
             server.last_crash_at = now
             server.dead = server.dead or what == "kill"
             server.silent = server.silent or what == "silence_link"
+
+    def away(self, client: ClientRun, until: float) -> None:
+        """A client that has stateful reconnect has lost its WebSocket."""
+        self.note("away", client.name, round(until, 9))
+        client.losses.append((trio.current_time(), until))
 
     def asked(self, run: ServerRun) -> None:
         run.asked_at = trio.current_time()
@@ -358,12 +392,13 @@ class Ledger:
             for spell in client.spells:
                 if spell.server is not run or spell.left_at is None or not spell.migrates_to:
                     continue
-                if client.cut_at is not None:
+                if client.cut_at is not None or self._left_unheard(client):
                     # Its calls may wait for what it says no more.
                     continue
                 began = max(hooks_over, spell.connected_at or 0.0)
                 took = spell.left_at - began
                 work = self._work_between(client, began, spell.left_at)
+                work += seconds_away(client.losses)
                 text = ("could leave", run.name, "only after", took, "s; its own calls took", work)
                 self.check(took <= work + SLACK, "pace", client.name, *text)
 
@@ -371,6 +406,18 @@ class Ledger:
         """Seconds that the calls take which ran in that time."""
         calls = [one.call for one in client.calls.values() if one.runs_between(since, until)]
         return sum(call.duration + call.gap + round_trips(call.steps) for call in calls)
+
+    def _left_unheard(self, client: ClientRun) -> bool:
+        """Nobody may have been told, since it had no connection just then."""
+        left = client.left_at
+        return left is not None and any(
+            since - BACK <= left <= until + BACK for since, until in client.losses
+        )
+
+    def _busy_between(self, client: ClientRun, since: float, until: float) -> float:
+        """As above, but for questions to clients: a call that waits for them lets others begin."""
+        calls = [one.call for one in client.calls.values() if one.runs_between(since, until)]
+        return sum(call.busy + call.gap + round_trips(call.steps) for call in calls)
 
     def _why_dropped(self, run: ServerRun) -> str | None:
         stages = {stage.name: stage for stage in run.report.stages} if run.report else {}
@@ -400,7 +447,10 @@ class Ledger:
         return None
 
     def _work(self, client: ClientRun) -> float:
-        return client.plan.work + client.plan.slow_handshake
+        return client.plan.work + client.plan.slow_handshake + seconds_away(client.losses)
+
+    def _was_away_too_long(self, client: ClientRun) -> bool:
+        return is_beyond(client.losses, self.scenario.service.get("reconnect_window", 15.0))
 
     def has_steady_target(self, run: ServerRun) -> bool:
         """Whether some server could take its clients, all the time."""
@@ -534,6 +584,10 @@ class Ledger:
                 self.check(spell.last_plain < number, "P1", name, "call", number, "out of order")
             spell.last_plain = max(spell.last_plain, number)
 
+    def gives_up_place(self, name: str, number: int) -> None:
+        call = self.clients[name].calls[number]
+        call.freed_at = call.freed_at or trio.current_time()
+
     def ended(self, run: ServerRun, name: str, number: int, *, aborted: bool) -> None:
         """A call has ended; ``aborted``: it was told that its client is gone."""
         client = self.clients[name]
@@ -629,21 +683,24 @@ class Ledger:
         self.note("handshake", client.name, error)
         self.check(not client.answered, "P5", client.name, "had two handshakes")
         client.answered = error is None
+        client.answered_at = trio.current_time() if error is None else None
         client.refused = error
 
     def client_got(self, client: ClientRun, message: HubMessage) -> None:
-        if isinstance(message, Ping):
+        if isinstance(message, (Ping, Ack, Sequence)):
             return
         self.check(client.close is None, "P9", client.name, "got", message, "behind a Close")
         if isinstance(message, Completion):
             self._completed(client, message)
         elif isinstance(message, StreamItem):
-            number, own = message.item
+            number, own, *_ = message.item
             call = client.calls[number]
             self.check(call.answer is None, "P3", client.name, "item of", number, "after its end")
             self._own(client, own)
         elif isinstance(message, Invocation) and message.target == "own":
             self._own(client, message.arguments[0])
+        elif isinstance(message, Invocation) and message.target == "ask":
+            self.questions.came(client, message.arguments[0])
         elif isinstance(message, Invocation):
             self._shared(client, message.arguments[0])
         elif isinstance(message, Close):
@@ -657,9 +714,11 @@ class Ledger:
         for call in found:
             self.check(call.answer is None, "P3", client.name, "second completion", message)
             call.answer = message
+            self._check_pace_of_delivery(client, call.ended_at, "completion", call.number)
             if isinstance(message.result, list):
-                number, own = message.result
+                number, own, *answers = message.result
                 self.check(number == call.number, "P3", client.name, "result of another call")
+                self.questions.told(client, answers)
                 self._own(client, own)
 
     def _own(self, client: ClientRun, number: int) -> None:
@@ -672,12 +731,25 @@ class Ledger:
         client.last_own = max(number, client.last_own)
         client.due.pop(number, None)
 
+    def _check_pace_of_delivery(
+        self, client: ClientRun, since: float | None, *what: object
+    ) -> None:
+        """What a server of ours says comes at once to a client that reads."""
+        loose = client.plan.stops_reading or client.cut_at is not None or self.is_flooding
+        loose = loose or not client.answered_at or self.service_fault_at is not None
+        if since is None or loose or not all(server.own for server in self.servers.values()):
+            return
+        took = trio.current_time() - max(since, client.answered_at or 0.0)
+        kept = took <= SLACK + seconds_away(client.losses)
+        self.check(kept, "pace", client.name, "had", *what, "only after", took, "s")
+
     def _shared(self, client: ClientRun, number: int) -> None:
         self.note("got shared", client.name, number)
         self.check(number not in client.shared, "sends", client.name, "got", number, "twice")
         client.shared.add(number)
         send = self.sends[number]
         send.due.pop(client.name, None)
+        self._check_pace_of_delivery(client, send.at, "shared", number)
         same = client.plan.hub == send.hub
         self.check(same, "groups", client.name, "got", number, "of hub", send.hub)
         if client.name in send.barred:
@@ -697,12 +769,19 @@ class Ledger:
             reason = self.why_closed(client)
             self.check(reason is not None, "P5", client.name, "was closed:", client.close, how)
             told = client.close is not None or client.refused is not None
-            cut = client.cut_at is not None or self.service_fault_at is not None
+            # A Close has no number, and is not said again on another WebSocket.
+            away = was_away_at(client.losses, client.ended_at) or self._missed_the_end(client)
+            cut = client.cut_at is not None or self.service_fault_at is not None or away
             self.check(told or cut or not client.answered, "P9", client.name, "was told nothing")
             self.note("explained", client.name, reason)
             if client.close is not None and not cut:
                 self._check_last_words(client)
                 self._check_who_spoke(client, client.close.error or "")
+
+    def _missed_the_end(self, client: ClientRun) -> bool:
+        """It was away when the server with the service in it ended."""
+        ends = [server.ended_at for server in self.servers.values() if server.ended_at is not None]
+        return self.scenario.embedded and any(was_away_at(client.losses, end) for end in ends)
 
     def _check_last_words(self, client: ClientRun) -> None:
         """A server that closes a client in order has completed what began."""
@@ -732,6 +811,8 @@ class Ledger:
     def why_closed(self, client: ClientRun) -> str | None:
         if client.cut_at is not None:
             return "its connection was cut"
+        if self._was_away_too_long(client):
+            return "it was away for too long"
         if self.service_fault_at is not None:
             return "the service went"
         if client.harmed is not None:
@@ -743,7 +824,7 @@ class Ledger:
             return "its new server crashed"
         if not client.answered and not self._server_was_there(client):
             return "no server"
-        if not client.answered and self._is_flooding:
+        if not client.answered and self.is_flooding:
             return "too much was sent to it before"
         if not client.answered and any(self._drops(one) for one in self.servers.values()):
             return "its first server went before it had heard of it"
@@ -821,6 +902,8 @@ class Ledger:
             return "it fails"
         if self.service_fault_at is not None or client.cut_at is not None:
             return "a fault"
+        if self._was_away_too_long(client):
+            return "away for too long"
         for server in client.servers:
             if server.crashed_at is not None or server.hurried_at is not None:
                 return f"{server.name} crashed, or was hurried"
@@ -838,7 +921,7 @@ class Ledger:
         return None
 
     def _may_be_hurried(self, client: ClientRun) -> bool:
-        return self._work(client) > 10.0 - SLACK or self._is_flooding
+        return self._work(client) > 10.0 - SLACK or self.is_flooding
 
     # -- the end ----------------------------------------------------------------------------
 
@@ -849,6 +932,8 @@ class Ledger:
             ending = server.asked_at is not None or server.hurried_at is not None or server.dead
             if ending and server.ended_at is None:
                 return False
+        if self.questions.open:
+            return False
         return all(self._is_at_rest(client) for client in self.clients.values())
 
     def _is_at_rest(self, client: ClientRun) -> bool:
@@ -887,12 +972,13 @@ class Ledger:
             for client in self.clients.values()
             if not self._is_at_rest(client)
         }
-        return f"servers that run: {names}; clients that wait: {waiting}"
+        asked = self.questions.open
+        return f"servers that run: {names}; clients that wait: {waiting}; questions: {asked}"
 
     def judge(self) -> None:
         """All is at rest: who is still there has lost nothing that is not explained."""
         for client in self.clients.values():
-            if client.is_open and client.cut_at is None:
+            if client.is_open and client.is_whole:
                 self._judge_open(client)
             if client.answered and client.ended_at is not None and client.left_at is None:
                 # Now that the reports are there.
@@ -915,7 +1001,7 @@ class Ledger:
                 continue
             for name in send.due:
                 client = self.clients[name]
-                lost = client.is_open and client.cut_at is None and self.service_fault_at is None
+                lost = client.is_open and client.is_whole and self.service_fault_at is None
                 self.check(not lost, "sends", name, "never got", number, send.group)
 
     def _judge_open(self, client: ClientRun) -> None:
@@ -944,7 +1030,7 @@ class Ledger:
 
     def _judge_spells(self, client: ClientRun) -> None:
         """Also where a connection was lost: when its calls are over, ``on_disconnected`` comes."""
-        if client.cut_at is not None or self.service_fault_at is not None or not client.spells:
+        if client.silent or self.service_fault_at is not None or not client.spells:
             return
         stays = [
             spell.server
@@ -954,13 +1040,18 @@ class Ledger:
         there = [run.name for run in stays if run.own and not run.silent]
         settled = client.ended_at if client.ended_at is not None else client.spells[-1].came_at
         work = self._work(client) + sum(round_trips(call.steps) for call in client.plan.calls)
-        late = trio.current_time() - settled > work + SLACK
+        waits = client.lasting or client.plan.transport == "LongPolling"
+        lost = client.losses or (client.cut_at is not None and waits)
+        patience = SLACK + (PATIENCE if lost else 0.0)
+        late = trio.current_time() - settled > work + patience
         allowed = int(client.ended_at is None)
         self.check(len(there) <= allowed or not late, "P4", client.name, "is still on", there)
 
     def _judge_pauses(self, client: ClientRun) -> None:
         """Without a fault, no call waits for more than those before it and for the hand-over."""
-        if self.scenario.has_faults or client.plan.stops_reading or self._is_flooding:
+        if self.scenario.has_faults or client.plan.stops_reading or self.is_flooding:
+            return
+        if client.cut_at is not None:
             return
         for server in self.servers.values():
             gone = server.asked_at is not None or server.hurried_at is not None
@@ -974,11 +1065,16 @@ class Ledger:
         before = [one for one in client.calls.values() if one.number < call.number]
         ready = max([call.sent_at, *(one.ended_at for one in before if _ended(one, begun_at))])
         plan = client.plan
+        if len(client.spells) == 1 and client.spells[0].left_at is None:
+            freed = [one.freed_at or one.ended_at for one in before if _ended(one, begun_at)]
+            ready = max([call.sent_at, *(time for time in freed if time is not None)])
         events = (plan.on_connected, plan.on_disconnected)
         hub = sum(duration(steps) + round_trips(steps) for steps in events)
         moves = sum(spell.came_at >= ready - hub - SLACK for spell in client.spells)
         work = self._work_between(client, ready, begun_at)
-        limit = work + (1 + moves) * (hub + SLACK)
+        if not moves:
+            work = min(work, self._busy_between(client, ready, begun_at))
+        limit = work + (1 + moves) * (hub + SLACK) + seconds_away(client.losses)
         pause = begun_at - ready
         self.check(pause <= limit, "P5", client.name, "call", call.number, "waited", pause, "s")
 
@@ -999,7 +1095,7 @@ class Ledger:
         """As long as a server has not let it go, a client is served there."""
         if client.plan.sticky or client.cut_at is not None or client.harmed is not None:
             return
-        if self._is_flooding or self.service_fault_at is not None:
+        if self.is_flooding or self.service_fault_at is not None:
             return
         for spell in client.spells:
             if spell.server.own and spell.server.crashed_at is None:
@@ -1018,8 +1114,12 @@ class Ledger:
                 continue
             earlier = [one for one in client.calls.values() if one.number < call.number]
             unfinished = [one.call for one in earlier if not _ended(one, max(call.sent_at, came))]
-            work = sum(one.duration + one.gap + round_trips(one.steps) for one in unfinished)
-            due = max(call.sent_at, came) + work + SLACK
+            ready = max(call.sent_at, came) + SLACK + seconds_away(client.losses)
+            busy = sum(one.busy + one.gap + round_trips(one.steps) for one in unfinished)
+            due = ready + busy
+            if run.asked_at is not None and run.asked_at < due:
+                # It may be held until all that began has ended.
+                due = ready + busy + sum(one.duration - one.busy for one in unfinished)
             text = ("call", call.number, "was not begun on", run.name, "by", due)
             self.check(due >= until, "rule 6", client.name, *text)
 
@@ -1030,11 +1130,12 @@ class Ledger:
         return run.asked_at + sum(stage.duration for stage in run.report.stages[:-1])
 
     @property
-    def _is_flooding(self) -> bool:
+    def is_flooding(self) -> bool:
         return "hold_limit" in self.scenario.service
 
     def judge_the_end(self) -> None:
         """Everything was taken down: each ``on_connected`` has its ``on_disconnected``."""
+        self.questions.judge()
         for client in self.clients.values():
             for spell in client.spells:
                 server = spell.server

@@ -32,6 +32,10 @@ class Pipe:
         """Bytes on the way, or not read yet."""
         self.half_open = False
         """What is put in gets lost, and nobody is told."""
+        self.is_mute = False
+        """Nor is anyone told of its end."""
+        self.is_deaf = False
+        """Nor is who writes told that nobody reads."""
         self._chance = chance
         self._latency = latency
         self._pieces: deque[tuple[float, bytes]] = deque()
@@ -53,15 +57,27 @@ class Pipe:
 
     def end(self, delay: float = 0.0) -> None:
         """No more is put in; what is on the way still arrives, and then the end."""
-        if not self._ended:
+        if not self._ended and not self.is_mute:
             self._ended = True
             self._end_arrives = trio.current_time() + delay
         self._room.unpark_all()
         self._news.unpark_all()
 
+    @property
+    def is_over(self) -> bool:
+        return self.broken or self._ended or self.is_mute
+
+    def tear(self, delay: float) -> None:
+        """An end at any byte of what is on the way; the rest is lost."""
+        data = b"".join(piece for _, piece in self._pieces)
+        left = data[: self._chance.randint(0, len(data))]
+        self._pieces = deque([(self._last_arrival, left)] if left else [])
+        self.size = len(left)
+        self.end(delay)
+
     def reset(self) -> None:
         """The connection is dead, and what is on the way is lost."""
-        self.broken = True
+        self.broken = not self.is_deaf
         self._pieces.clear()
         self.size = 0
         self._room.unpark_all()
@@ -127,6 +143,18 @@ class Connection:
         """Both ends see an end, at different times; what is on the way arrives."""
         self.there.end(self._chance.choice((0.0, 0.3)))
         self.back.end(self._chance.choice((0.0, 0.3)))
+
+    def tear(self) -> None:
+        """Lost at any byte of what is on the way. There may be nobody who tells the server."""
+        self.back.tear(self._chance.choice((0.0, 0.3)))
+        if self._chance.random() < 0.3:
+            self.there.half_open = self.there.is_mute = self.back.is_deaf = True
+        else:
+            self.there.tear(self._chance.choice((0.0, 0.3, 2.0)))
+
+    @property
+    def is_open(self) -> bool:
+        return not (self.there.is_over or self.back.is_over)
 
     def fall_silent(self) -> None:
         self.there.half_open = self.back.half_open = True
@@ -282,6 +310,8 @@ class SimulatedNetwork:
         self.listeners: dict[int, tuple[str, Listener]] = {}
         self.dead: set[str] = set()
         """Hosts that were killed: their connections are gone, and they can make none."""
+        self.away: dict[str, float] = {}
+        """Hosts that can make no connection until then."""
 
     def host(self, name: str) -> Network:
         return Network(self, name)
@@ -290,6 +320,8 @@ class SimulatedNetwork:
         """Raises OSError where a host is dead."""
         if client in self.dead or server in self.dead:
             raise OSError(f"no route from {client} to {server}")
+        if self.away.get(client, 0.0) > trio.current_time():
+            raise OSError(f"{client} is away")
         connection = Connection(self.chance, client, server, self._latency)
         self.connections[connection] = None
         return connection

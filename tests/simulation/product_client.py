@@ -7,6 +7,7 @@ API has to be just that.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -26,7 +27,7 @@ from signalr_trio.protocol.messages import (
     StreamItem,
 )
 from tests.simulation.ledger import ClientRun, Ledger
-from tests.simulation.scenario import Call
+from tests.simulation.plan import Call
 
 __all__ = ["ProductClient"]
 
@@ -54,17 +55,21 @@ class _Overheard:
         """Streams that the server was asked to end."""
 
     def splitter(self, max_size: int | None) -> Splitter:
-        # A session is made, and asks for it, when the handshake has been accepted.
-        self._ledger.client_answered(self._run, None)
+        # A session is made, and asks for it, when the handshake has been accepted; one that lasts
+        # asks for another with each WebSocket.
+        if not (self._run.lasting and self._run.answered):
+            self._ledger.client_answered(self._run, None)
         return self._protocol.splitter(max_size)
 
     def parse(self, frame: bytes) -> HubMessage | None:
         message = self._protocol.parse(frame)
-        if isinstance(message, Invocation):
+        if isinstance(message, Invocation) and message.invocation_id is None:
             self.invocations.append((message.target, list(message.arguments)))
         elif isinstance(message, StreamItem):
             self.items[message.item[0]].append(message.item)
-        if message is not None:
+        # What has no number is read twice where there is stateful reconnect.
+        again = self._run.lasting and message == self._run.close
+        if message is not None and not again:
             self._ledger.client_got(self._run, message)
         return message
 
@@ -102,6 +107,7 @@ class ProductClient:
         """What ``on_close`` was told."""
         connection.on("own", self._own, types=[int])
         connection.on("shared", self._shared, types=[int])
+        connection.on("ask", self._asked, types=[int, str, float])
         connection.on_close(self._ends.append)
 
     async def play(self) -> None:
@@ -170,7 +176,7 @@ class ProductClient:
 
     async def _invoke(self, number: int, call: Call) -> None:
         result = await self._connection.invoke(
-            "call", number, call.steps, "-" * call.padding, result_type=list[int]
+            "call", number, call.steps, "-" * call.padding, result_type=list[Any]
         )
         self._check_result(number, result)
 
@@ -186,7 +192,7 @@ class ProductClient:
         patience = float("inf") if call.cancel_after is None else call.cancel_after
         read = self._wire.items[number]
         with trio.move_on_after(patience) as scope:
-            async with self._connection.stream("down", *arguments, item_type=list[int]) as items:
+            async with self._connection.stream("down", *arguments, item_type=list[Any]) as items:
                 async for item in items:
                     self._check(bool(read), "stream", number, "gave", item, "from nowhere")
                     self._check(item == read.popleft(), "stream", number, "gave", item)
@@ -216,6 +222,13 @@ class ProductClient:
     async def _shared(self, number: int) -> None:
         await trio.lowlevel.checkpoint()
         self._handle("shared", number)
+
+    async def _asked(self, number: int, reaction: str, delay: float) -> list[Any]:
+        await trio.sleep(math.inf if reaction == "stays silent" else delay)
+        answer = self._ledger.questions.answers(number)
+        if isinstance(answer, str):
+            raise ValueError(answer)
+        return answer
 
     def _handle(self, target: str, number: int) -> None:
         read = self._wire.invocations.popleft() if self._wire.invocations else None

@@ -1,4 +1,4 @@
-"""What is to happen in a run, as plain data drawn from a seed, so that it can be made smaller."""
+"""Draws from a seed what is to happen in a run."""
 
 from __future__ import annotations
 
@@ -7,153 +7,32 @@ from typing import Any, Final
 
 import attrs
 
-__all__ = [
-    "CRASHES",
-    "FAULTS",
-    "HUBS",
-    "Call",
-    "ClientPlan",
-    "Event",
-    "Scenario",
-    "ServerPlan",
-    "Steps",
-    "draw",
-    "duration",
-]
+from tests.simulation.features import with_features
+from tests.simulation.plan import (
+    HUBS,
+    OF_CLIENTS,
+    Call,
+    ClientPlan,
+    Event,
+    Scenario,
+    ServerPlan,
+    Steps,
+)
 
-#: What application code does, one after the other: ``("sleep", 0.5)``, ``("join", "a")``, ...
-Steps = tuple[tuple[Any, ...], ...]
+__all__ = ["draw"]
 
-CRASHES: Final = ("kill", "cut_link", "silence_link", "kill_service", "stop_service")
-_OF_CLIENTS: Final = ("cut_client", "silence_client")
-#: Faults of the network and of processes; all other events are what the promises are about.
-FAULTS: Final = (*CRASHES, *_OF_CLIENTS)
-HUBS: Final = ("chat", "news")
 #: What cannot befall a server that has the service in it, but it as a whole.
 _OF_LINKS: Final = ("cut_link", "silence_link", "kill_service", "stop_service")
 _THEMES: Final = 0x5EED
 
 
-@attrs.frozen
-class Call:
-    """One invocation of a client. Its number is its place in the plan."""
-
-    at: float
-    kind: str = "call"
-    """``call``, ``send`` (wants no answer), ``down`` (a stream to the client), ``up``."""
-    steps: Steps = ()
-    items: int = 0
-    gap: float = 0.0
-    cancel_after: float | None = None
-    padding: int = 0
-
-    @property
-    def duration(self) -> float:
-        """At the least; queues and the network come on top."""
-        own = duration(self.steps)
-        return own + self.items * self.gap if self.kind in ("up", "down") else own
-
-
-@attrs.frozen
-class ClientPlan:
-    name: str
-    connects: float = 0.0
-    leaves: float | None = None
-    says_close: bool = False
-    """Whether it leaves with a hub Close; else the socket just ends."""
-    slow_handshake: float = 0.0
-    protocol: str = "json"
-    hub: str = "chat"
-    sticky: bool = False
-    pings: bool = True
-    stops_reading: tuple[float, float] | None = None
-    """From when and for how long."""
-    on_connected: Steps = ()
-    on_disconnected: Steps = ()
-    calls: tuple[Call, ...] = ()
-
-    @property
-    def behaves(self) -> bool:
-        """Whether it does nothing that the product's own client would not do."""
-        return not self.slow_handshake and self.pings and self.stops_reading is None
-
-    @property
-    def work(self) -> float:
-        """Seconds that its calls and hub events may take, all in all."""
-        return (
-            sum(call.duration for call in self.calls)
-            + 2 * duration(self.on_connected)
-            + 2 * duration(self.on_disconnected)
-        )
-
-
-@attrs.frozen
-class ServerPlan:
-    name: str
-    id: str
-    kind: str = "own"
-    """``own``, or ``sdk``: a server that does as the official SDK."""
-    starts: float = 0.0
-    connections: int = 1
-    parallel: int = 1
-    mode: str = "migrate_clients"
-    timeout: float = 30.0
-    stop_timeout: float = 5.0
-    inbox_pause: int = 1 << 20
-    hooks: tuple[Steps, ...] = ()
-
-
-@attrs.frozen
-class Event:
-    """``shutdown``, ``again`` (the second signal), ``cancel``, ``background``, or a fault."""
-
-    at: float
-    what: str
-    whom: str = ""
-    lossy: bool = False
-    steps: Steps = ()
-
-
-@attrs.frozen
-class Scenario:
-    seed: int
-    full: bool = False
-    """Whether HTTP and WebSockets are in it; else links and sessions are on pipes."""
-    embedded: bool = False
-    """Whether the one server has the service in it; always ``full``."""
-    latency: float | None = None
-    """Of all connections; without it each has its own."""
-    hubs: tuple[str, ...] = HUBS[:1]
-    service: dict[str, Any] = attrs.field(factory=dict)
-    servers: tuple[ServerPlan, ...] = ()
-    clients: tuple[ClientPlan, ...] = ()
-    events: tuple[Event, ...] = ()
-
-    @property
-    def has_faults(self) -> bool:
-        return any(event.what in FAULTS for event in self.events)
-
-    @property
-    def ends(self) -> float:
-        """When all that is planned has begun."""
-        times = [0.0]
-        times += [one.starts for one in self.servers]
-        times += [one.at for one in self.events]
-        for client in self.clients:
-            times += [client.connects + client.slow_handshake, client.leaves or 0.0]
-            times += [call.at + call.duration for call in client.calls]
-            times += [sum(client.stops_reading or (0.0,))]
-        return max(times)
-
-
-def duration(steps: Steps) -> float:
-    return sum(step[1] for step in steps if step[0] == "sleep")
-
-
 def draw(seed: int) -> Scenario:
-    scenario = _Draw(seed).scenario()
+    return with_features(_themed(_Draw(seed).scenario()))
+
+
+def _themed(scenario: Scenario) -> Scenario:
     # Dice of their own: what other seeds mean does not change.
-    chance = random.Random(seed ^ _THEMES)
+    chance = random.Random(scenario.seed ^ _THEMES)
     theme = chance.random()
     if any(server.kind != "own" for server in scenario.servers):
         return scenario
@@ -169,7 +48,7 @@ def _embedded(scenario: Scenario, chance: random.Random) -> Scenario:
     mode = chance.choice(("migrate_clients", "wait_for_clients_close", "off"))
     server = attrs.evolve(scenario.servers[0], starts=0.0, mode=mode)
     events = [
-        attrs.evolve(event, whom=event.whom if event.what in _OF_CLIENTS else server.name)
+        attrs.evolve(event, whom=event.whom if event.what in OF_CLIENTS else server.name)
         for event in scenario.events
         if event.what not in ("shutdown", *_OF_LINKS)
     ]

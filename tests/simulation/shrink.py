@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from tests.simulation.scenario import Call, ClientPlan, Scenario, ServerPlan
+from tests.simulation.plan import Call, ClientPlan, Scenario, ServerPlan
 from tests.simulation.world import run
 
 __all__ = ["as_python", "shrink"]

@@ -11,7 +11,7 @@ from typing import Final
 
 import attrs
 
-from tests.simulation.scenario import Call, ClientPlan, Event, Scenario, ServerPlan
+from tests.simulation.plan import Call, ClientPlan, Event, Scenario, ServerPlan
 
 __all__ = ["FAULTS", "STEPS", "table"]
 

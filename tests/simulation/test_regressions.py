@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.simulation.scenario import Call, ClientPlan, Event, Scenario, ServerPlan
+from tests.simulation.plan import Call, ClientPlan, Event, Scenario, ServerPlan
 from tests.simulation.world import run
 
 
@@ -189,5 +189,71 @@ def test_a_client_that_fell_silent_does_not_hold_up_an_embedded_service() -> Non
                 Event(0.478, "silence_client", whom="c1", lossy=True),
                 Event(0.549, "shutdown", whom="s0"),
             ),
+        )
+    )
+
+
+def test_the_questions_of_a_server_that_has_gone_are_forgotten() -> None:
+    """The service awaited the answer for as long as the client stayed."""
+    _keeps_every_promise(
+        Scenario(
+            1025,
+            full=True,
+            servers=(ServerPlan("s0", "s0"), ServerPlan("n0", "n0", connections=2)),
+            clients=(ClientPlan("c1", stateful=True),),
+            events=(
+                Event(0.3581180557195464, "away", "c1", seconds=7.496),
+                Event(
+                    0.3790075055163603,
+                    "background",
+                    "n0",
+                    steps=(("all",), ("all",), ("ask", "c1", "stays silent", 0.0, 3.0)),
+                ),
+                Event(0.5546452720935859, "shutdown", "n0"),
+            ),
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    "client",
+    [
+        ClientPlan("c0", transport="LongPolling"),
+        ClientPlan("c0", stateful=True),
+    ],
+    ids=["long polling", "stateful reconnect"],
+)
+def test_a_client_is_told_when_an_embedded_service_is_cancelled(client: ClientPlan) -> None:
+    """Its task was none of a request, and was cancelled without a word."""
+    _keeps_every_promise(
+        Scenario(
+            8297,
+            full=True,
+            embedded=True,
+            servers=(ServerPlan("s0", "s0"),),
+            clients=(client,),
+            events=(Event(3.589652720126947, "cancel", "s0"),),
+        )
+    )
+
+
+def test_a_client_whose_post_fails_still_hears_the_close() -> None:
+    """The service had ended the client, and said so; the answer to its post was there earlier."""
+    _keeps_every_promise(
+        Scenario(
+            1692,
+            full=True,
+            embedded=True,
+            servers=(ServerPlan("s0", "s0", hooks=((("all",), ("fail",)), (("sleep", 0.831),))),),
+            clients=(
+                ClientPlan("c0", transport="ServerSentEvents"),
+                ClientPlan(
+                    "c1",
+                    connects=0.22487159478627383,
+                    transport="ServerSentEvents",
+                    calls=(Call(2.267, "send"),),
+                ),
+            ),
+            events=(Event(1.7037288091778606, "shutdown", "s0"),),
         )
     )

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulation import scenario as plans
+from tests.simulation import plan as plans
 from tests.simulation.__main__ import run_in_processes
-from tests.simulation.scenario import Scenario, ServerPlan, draw
+from tests.simulation.plan import Scenario, ServerPlan
+from tests.simulation.scenario import draw
 from tests.simulation.shrink import as_python, shrink
 from tests.simulation.world import run
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.simulation.scenario import Scenario
+from tests.simulation.plan import Scenario
 from tests.simulation.steps import STEPS, table
 from tests.simulation.world import run
 

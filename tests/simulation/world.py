@@ -42,8 +42,8 @@ from tests.simulation.client import SERVER_TIMEOUT, Client, Connected
 from tests.simulation.determinism import run_deterministically
 from tests.simulation.ledger import ClientRun, Ledger, ServerRun, Violation
 from tests.simulation.network import SimulatedNetwork, Socket, Transport
+from tests.simulation.plan import ClientPlan, Event, Scenario, ServerPlan
 from tests.simulation.product_client import ProductClient
-from tests.simulation.scenario import ClientPlan, Event, Scenario, ServerPlan
 from tests.simulation.sdk_client import SdkClient
 from tests.simulation.sdk_server import SdkOptions, SdkServer
 
@@ -147,8 +147,23 @@ class World:
         # What was sent last is still on its way.
         await trio.sleep(2.0)
 
+    def _check_questions(self) -> None:
+        """Nobody asks any more: the service awaits no answers, nor does a server."""
+        service = self._service
+        for session in () if service is None else service.service._sessions:
+            asked = self.ledger.questions.awaits(session.user_id or "")
+            told = session.gone or not session.awaited or asked
+            self.ledger.check(told, "results", session.user_id, "is awaited by nobody")
+        for running in self._servers.values():
+            server = running.server
+            if isinstance(server, HubServer) and not running.run.dead:
+                asked = [id for hub in server.hubs for id in hub.results._open]
+                same = len(asked) == len(self.ledger.questions.open_of(running.run))
+                self.ledger.check(same, "results", running.run.name, "waits for", asked)
+
     async def _take_down(self) -> None:
         """Everyone leaves in order, and nothing is left."""
+        self._check_questions()
         for client in self._clients.values():
             client.leave(says_close=False)
         await trio.sleep(2.0)
@@ -160,7 +175,11 @@ class World:
             held = service.service.held_size
             self.ledger.check(held == 0, "P8", held, "bytes are held for nobody")
             left = service.service.client_count
-            silent = any(client.cut_at is not None for client in self.ledger.clients.values())
+            # The service does not mind the silence of one that it has not heard a ping of.
+            silent = any(
+                client.cut_at is not None and not (self.scenario.full and client.plan.behaves)
+                for client in self.ledger.clients.values()
+            )
             self.ledger.check(left == 0 or silent, "P10", left, "clients are left in the service")
         for running in self._servers.values():
             if running.server is not None:
@@ -396,6 +415,8 @@ class World:
             keep_alive=self.scenario.service.get("client_timeout", SERVER_TIMEOUT) / 3,
             server_timeout=SERVER_TIMEOUT,
             handshake_timeout=SERVER_TIMEOUT,
+            transports=(plan.transport,),
+            stateful_reconnect=plan.stateful,
             network=self._network.host(plan.name),
         )
 
@@ -481,12 +502,19 @@ class World:
             if running is not None:
                 running.scope.cancel()
             return
-        connections = self._network.of(host)
-        if not connections:
+        run = self.ledger.clients.get(host)
+        if event.what == "away" or (event.what == "cut_client" and run is not None and run.lasting):
+            assert run is not None
+            self._send_away(event, run)
             return
-        if event.what.endswith("client"):
+        connections = self._network.of(host)
+        if run is not None and run.plan.transport != "WebSockets":
+            connections = [one for one in connections if one.is_open]
+        elif run is not None:
             # The one before it was for negotiate.
             connections = connections[-1:]
+        if not connections:
+            return
         connection = self._chance.choice(connections)
         self.ledger.fault(event.what, host)
         if event.what.startswith("silence"):
@@ -495,6 +523,26 @@ class World:
             connection.reset()
         else:
             connection.die()
+
+    def _send_away(self, event: Event, run: ClientRun) -> None:
+        """Cuts all connections of a client, which can make no other for a while."""
+        connections = [one for one in self._network.of(run.name) if one.is_open]
+        lasting = run.lasting and run.answered
+        if run.ended_at is not None or not (connections or lasting):
+            return
+        until = trio.current_time() + event.seconds
+        self._network.away[run.name] = max(until, self._network.away.get(run.name, until))
+        if lasting:
+            self.ledger.away(run, self._network.away[run.name])
+        else:
+            self.ledger.fault("cut_client", run.name)
+        for connection in connections:
+            if event.lossy:
+                connection.reset()
+            elif lasting:
+                connection.tear()
+            else:
+                connection.die()
 
 
 def _claims(plan: ClientPlan) -> list[tuple[str, str]]:

@@ -27,6 +27,8 @@ __all__ = ["CLOSE_TIMEOUT", "REQUEST_TIMEOUT", "PostingTransport", "opening"]
 REQUEST_TIMEOUT: Final = 100.0
 #: Seconds for all that is still to be said when the transport is closed.
 CLOSE_TIMEOUT: Final = 5.0
+#: Seconds for what the server has said, when it does not take what is sent any more.
+_LAST_WORDS: Final = 1.0
 #: Messages are joined up to so many bytes; servers limit the body of a request.
 _JOINED_LIMIT: Final = 64 * 1024
 _logger = logging.getLogger("signalr_trio.client")
@@ -38,7 +40,8 @@ class PostingTransport(ABC):
 
     The POSTs are made by a task of the flusher, which outlives the session: its last words are
     sent while all else is cancelled. Where one fails, or is answered with another status than
-    2xx, the connection has ended.
+    2xx, the connection has ended; but first what is on its way from the server is received, for
+    it may be the Close that says why.
     """
 
     name: ClassVar[str]
@@ -59,6 +62,7 @@ class PostingTransport(ABC):
         self._posting = trio.CancelScope()
         self._begun = False
         self._ended = trio.Event()
+        self._failed = trio.Event()
 
     def __repr__(self) -> str:
         url, _, _ = without_token(self._target.url).partition("?")
@@ -147,13 +151,16 @@ class PostingTransport(ABC):
         self._begun = True
         try:
             with self._posting:
-                while True:
-                    if not self._line:
-                        self._news = trio.Event()
-                        await self._news.wait()
-                    await self._post(self._take())
-        except Exception as error:  # the flusher, and all others that it serves, live on
-            self._fail(ConnectionClosed(f"what was sent has not arrived: {error}"))
+                try:
+                    while True:
+                        if not self._line:
+                            self._news = trio.Event()
+                            await self._news.wait()
+                        await self._post(self._take())
+                except Exception as error:  # the flusher, and all others that it serves, live on
+                    with trio.move_on_after(_LAST_WORDS):
+                        await self._failed.wait()
+                    self._fail(ConnectionClosed(f"what was sent has not arrived: {error}"))
         finally:
             self._end_posting()
 
@@ -187,6 +194,7 @@ class PostingTransport(ABC):
             self._buffered = 0
             self._progress.set()
             self._receiving.cancel()
+            self._failed.set()
 
     def _closed_error(self) -> ConnectionClosed:
         # One of its own for each, for it grows a traceback.

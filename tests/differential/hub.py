@@ -6,7 +6,7 @@ import datetime
 import enum
 import uuid
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 import trio
@@ -42,6 +42,7 @@ class Test(Hub):
     """/test"""
 
     __test__ = False
+    background: ClassVar[trio.Nursery]
 
     # -- values
 
@@ -112,6 +113,13 @@ class Test(Hub):
     # -- the connection
 
     async def abort(self) -> None:
+        self.context.abort()
+
+    async def abort_later(self, ms: int) -> None:
+        self.background.start_soon(self._abort_after, ms / 1000)
+
+    async def _abort_after(self, seconds: float) -> None:
+        await trio.sleep(seconds)
         self.context.abort()
 
     async def user_only(self) -> str | None:

@@ -141,6 +141,7 @@ class _Player:
         if isinstance(opened, WebSocket):
             self.open[step["on"]] = opened
             return {"status": 101}
+        self.open.pop(step.get("on", ""), None)
         return opened
 
     async def _websocket(
@@ -172,8 +173,9 @@ class _Player:
 
     async def _frame(self, step: Step) -> None:
         frame = step["frame"]
-        socket = self.open[step["on"]]
-        assert isinstance(socket, WebSocket)
+        socket = self.open.get(step["on"])
+        if not isinstance(socket, WebSocket):
+            return  # It was refused: the next read says so.
         try:
             await socket.send(frame, self._payload(frame))
         except trio.BrokenResourceError:
@@ -213,6 +215,10 @@ class _Player:
         wanted = step["received"]
         count = 0 if wanted == UNKNOWN else step.get("count", len(wanted))
         within = step.get("within", 1.0 if wanted == UNKNOWN else None)
+        if step["read"] not in self.open:
+            return ["not open"]
+        if step.get("to_end"):
+            count = 1_000_000
         return brief_list(await self._take(self.open[step["read"]], count, within))
 
     async def _take(
@@ -257,7 +263,9 @@ class _Player:
         method, target = self._filled(request).split(" ", 1)
         filled = [[name, self._filled(value)] for name, value in headers]
         exchange = Exchange(await self.place.connect())
-        await exchange.send(f"{method} {self.place.target(target)}", filled, pieces, version=version)
+        await exchange.send(
+            f"{method} {self.place.target(target)}", filled, pieces, version=version
+        )
         if not goes_on:
             await exchange.end_request()
         return exchange
@@ -347,7 +355,7 @@ class _Player:
         if name in self.asked:
             await drop(self.asked.pop(name).stream, how)
             self.answers.pop(name, None)
-        else:
+        elif name in self.open:
             await drop(self.open[name].stream, how)
             if how != "fin":
                 del self.open[name]
@@ -366,7 +374,9 @@ class _Player:
 def _echo(first: int, end: int) -> bytes:
     """An invocation of EchoString with each of these characters."""
     text = json.dumps("".join(map(chr, range(first, end))), ensure_ascii=first < 0x100)
-    return f'{{"type":1,"invocationId":"1","target":"EchoString","arguments":[{text}]}}\x1e'.encode()
+    return (
+        f'{{"type":1,"invocationId":"1","target":"EchoString","arguments":[{text}]}}\x1e'.encode()
+    )
 
 
 def _headers(head: h11.Response | h11.InformationalResponse) -> list[list[str]]:

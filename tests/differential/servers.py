@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import AsyncGenerator, Sequence
@@ -31,7 +32,7 @@ from .hub import Authorized, Other, Test
 
 __all__ = ["OURS", "aspnetcore", "embedded", "service"]
 
-_HUBS = {"/test": Test, "/other": Other, "/authorized": Authorized}
+_PATHS = ("/test", "/other", "/authorized")
 _ENDPOINT = parse_connection_string(DEVELOPMENT)
 _APP_PORT = 5000
 _TRANSPORTS = {
@@ -123,7 +124,7 @@ def _by_name(options: Sequence[str]) -> dict[str, str]:
     """The options that have a value."""
     return {
         option: value
-        for option, value in zip(options, [*options[1:], "--"], strict=True)
+        for option, value in itertools.pairwise(options)
         if option.startswith("--") and not value.startswith("--")
     }
 
@@ -168,7 +169,8 @@ class _Embedded:
         return target
 
     async def send_to_all(self, target: str, arguments: list[Any]) -> None:
-        await self.server.hub_context(Test).clients.all.send(target, *arguments)
+        test = next(hub.hub_class for hub in self.server.hubs if hub.path == "/test")
+        await self.server.hub_context(test).clients.all.send(target, *arguments)
 
     def shut_down(self) -> None:
         self.server.request_shutdown()
@@ -183,7 +185,7 @@ class _Service(_Embedded):
     def target(self, target: str) -> str:
         url = urlsplit(target)
         hub, _, rest = url.path.strip("/").partition("/")
-        if f"/{hub.lower()}" not in _HUBS or (rest and rest.strip("/").lower() != "negotiate"):
+        if f"/{hub.lower()}" not in _PATHS or (rest and rest.strip("/").lower() != "negotiate"):
             return target
         path = "/client/negotiate" if rest else "/client/"
         # What identifies a client is in the token by then.
@@ -195,9 +197,12 @@ class _Service(_Embedded):
         return f"{path}?{query}&{url.query}".rstrip("&")
 
 
-def _hub_server(options: Sequence[str], connection_string: str | None = None) -> HubServer:
+def _hub_server(
+    options: Sequence[str], background: trio.Nursery, connection_string: str | None = None
+) -> HubServer:
     server = HubServer(connection_string, options=_hub_options(options))
-    for path, hub in _HUBS.items():
+    test = type("Test", (Test,), {"background": background})
+    for path, hub in zip(_PATHS, (test, Other, Authorized), strict=True):
         server.map(hub, path)
     return server
 
@@ -205,17 +210,17 @@ def _hub_server(options: Sequence[str], connection_string: str | None = None) ->
 @asynccontextmanager
 async def embedded(options: Sequence[str]) -> AsyncGenerator[_Embedded]:
     network = MemoryNetwork()
-    server = _hub_server(options)
-    run = partial(
-        serve,
-        server,
-        port=_APP_PORT,
-        network=network,
-        signals=False,
-        identify=partial(_identify, options),
-        service_options=_service_options(options),
-    )
     async with trio.open_nursery() as nursery:
+        server = _hub_server(options, nursery)
+        run = partial(
+            serve,
+            server,
+            port=_APP_PORT,
+            network=network,
+            signals=False,
+            identify=partial(_identify, options),
+            service_options=_service_options(options),
+        )
         await nursery.start(run)
         yield _Embedded(network, server, _tokens(options))
         nursery.cancel_scope.cancel()
@@ -225,9 +230,9 @@ async def embedded(options: Sequence[str]) -> AsyncGenerator[_Embedded]:
 async def service(options: Sequence[str]) -> AsyncGenerator[_Service]:
     network = MemoryNetwork()
     async with open_service(network=network, options=_service_options(options)) as running:
-        server = _hub_server(options, running.connection_string)
-        run = partial(serve, server, port=None, network=network, signals=False)
         async with trio.open_nursery() as nursery:
+            server = _hub_server(options, nursery, running.connection_string)
+            run = partial(serve, server, port=None, network=network, signals=False)
             await nursery.start(run)
             yield _Service(network, server, _tokens(options), running.port, options)
             nursery.cancel_scope.cancel()

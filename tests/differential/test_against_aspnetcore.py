@@ -10,9 +10,9 @@ import pytest
 import trio
 from peers import needs_dotnet_peer
 
+from .player import play
 from .scenarios import FILES, differences, read_topic
 from .servers import aspnetcore
-from .player import play
 
 
 @needs_dotnet_peer

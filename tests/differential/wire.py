@@ -210,4 +210,3 @@ class Events:
             self.inbox.put(*hub_messages(line[6:], binary=False))
         elif line:
             self.inbox.put(f"line {line.decode()}")
-

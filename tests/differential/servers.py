@@ -229,13 +229,15 @@ async def embedded(options: Sequence[str]) -> AsyncGenerator[_Embedded]:
 @asynccontextmanager
 async def service(options: Sequence[str]) -> AsyncGenerator[_Service]:
     network = MemoryNetwork()
-    async with open_service(network=network, options=_service_options(options)) as running:
-        async with trio.open_nursery() as nursery:
-            server = _hub_server(options, nursery, running.connection_string)
-            run = partial(serve, server, port=None, network=network, signals=False)
-            await nursery.start(run)
-            yield _Service(network, server, _tokens(options), running.port, options)
-            nursery.cancel_scope.cancel()
+    async with (
+        open_service(network=network, options=_service_options(options)) as running,
+        trio.open_nursery() as nursery,
+    ):
+        server = _hub_server(options, nursery, running.connection_string)
+        run = partial(serve, server, port=None, network=network, signals=False)
+        await nursery.start(run)
+        yield _Service(network, server, _tokens(options), running.port, options)
+        nursery.cancel_scope.cancel()
 
 
 OURS = {"embedded": embedded, "service": service}

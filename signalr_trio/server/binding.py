@@ -113,6 +113,8 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, BaseExceptionGroup):
         group = cast("BaseExceptionGroup[BaseException]", error)
         return "; ".join(_reason(one) for one in group.exceptions)
+    if isinstance(error, KeyError):
+        return f"{error} is missing"
     return str(error) or type(error).__name__
 
 

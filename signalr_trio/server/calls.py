@@ -141,6 +141,7 @@ class Calls:
         "_may_begin",
         "_places",
         "_relief",
+        "_starting",
         "_streams",
         "_uploads",
         "_waiting",
@@ -157,6 +158,8 @@ class Calls:
         self._places = client.hub.options.max_parallel_invocations - 1
         self._workers = 0
         """Tasks beside the client's own that run plain calls."""
+        self._starting = 0
+        """Those of them that have not looked for a call yet."""
         self._relief: trio.Event | None = None
         """Set when one of them ends, where the client's own task waits for that."""
         self._beside = 0
@@ -242,11 +245,15 @@ class Calls:
 
     def _begin_workers(self) -> None:
         """As many as may run plain calls beside the client's own task, and have one to run."""
-        while self._waiting and self._workers < min(self._places, len(self._waiting)):
+        while (
+            self._waiting and self._workers < self._places and self._starting < len(self._waiting)
+        ):
             self._workers += 1
+            self._starting += 1
             self._start_beside(self._work_beside)
 
     async def _work_beside(self) -> None:
+        self._starting -= 1
         try:
             while self._waiting and self._workers <= self._places:
                 await self._work_once()
@@ -379,6 +386,11 @@ class Calls:
                 f"An unexpected error occurred invoking '{message.target}' on the server. "
                 f"HubException: Client sent {len(message.stream_ids)} stream(s), "
                 f"Hub method expects {len(expected)}."
+            )
+        if len(set(message.stream_ids)) < len(expected):
+            raise HubError(
+                f"An unexpected error occurred invoking '{message.target}' on the server. "
+                "HubException: Client sent the same stream id twice."
             )
         pairs = zip(message.stream_ids, expected, strict=True)
         return {id: Upload(parameter.convert, self._item_taken) for id, parameter in pairs}

@@ -86,13 +86,13 @@ async def serve_client(service: Service, client: ClientRequest, *, accepting: bo
     if connection is not None and connection.hub != client.hub:
         connection = None
     if connection is None and any(ids):
-        return _text(transport, 404, _UNKNOWN_ID)
+        return _unknown_id(transport)
     if connection is None and transport != "WebSockets":
         return _text(transport, 400, _NO_ID)
     if method == "POST":
         return await _post(connection, request.body)
     if method == "DELETE":
-        return _delete(connection)
+        return _delete(service, connection)
     if connection is not None and connection.transport is not None:
         return _again(service, connection, transport)
     if not accepting:
@@ -178,7 +178,7 @@ def _again(service: Service, connection: HttpConnection, transport: str | None) 
         return _upgrade(service, connection.transport.carry)
     if not isinstance(connection.transport, LongPollingTransport):
         ends = connection.session is not None and connection.session.gone
-        return _text(transport, 404, _UNKNOWN_ID) if ends else Response(409, headers=[_PLAIN])
+        return _unknown_id(transport) if ends else Response(409, headers=[_PLAIN])
     polled = connection.transport
 
     async def respond() -> Response:
@@ -198,13 +198,21 @@ async def _post(connection: HttpConnection | None, data: bytes) -> Response:
     return Response(200, headers=[_PLAIN])
 
 
-def _delete(connection: HttpConnection | None) -> Response:
+def _delete(service: Service, connection: HttpConnection | None) -> Response:
     assert connection is not None
     if connection.session is None or not isinstance(connection.transport, LongPollingTransport):
         error = "Cannot terminate this connection using the DELETE endpoint."
         return text_response(400, error)
     connection.session.close()
+    # A poll that waits takes the Close; for whoever comes later there is nothing.
+    service.http_connections.pop(connection.token, None)
     return Response(202, headers=[_PLAIN])
+
+
+def _unknown_id(transport: str | None) -> Response:
+    if transport == "WebSockets":
+        return Response(404, _UNKNOWN_ID.encode())
+    return _text(transport, 404, _UNKNOWN_ID)
 
 
 def _text(transport: str | None, status: int, text: str) -> Response:

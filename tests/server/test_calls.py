@@ -117,6 +117,9 @@ def calls_hub(gates: Gates) -> type[Hub]:
             async for number in numbers:
                 yield 2 * number
 
+        async def both(self, one: AsyncIterator[int], other: AsyncIterator[int]) -> int:
+            return sum([number async for number in one]) + sum([number async for number in other])
+
         async def scaled(self, numbers: AsyncIterator[int], factor: int) -> list[int]:
             return [factor * number async for number in numbers]
 
@@ -329,6 +332,30 @@ async def test_streams_and_uploads_run_beside_a_plain_call(
         assert await client.result(upload) == 5
         await client.completion(stream)
         assert not client.completions(plain)
+
+
+@pytest.mark.parametrize("places", [2, 3, 5])
+async def test_all_places_are_taken_by_calls_that_come_one_by_one(
+    autojump_clock: MockClock, calls_hub: type[Hub], gates: Gates, places: int
+) -> None:
+    options = HubOptions(max_parallel_invocations=places)
+    async with serving(calls_hub, options=options) as served:
+        client = await _one_client(served)
+        names = [str(number) for number in range(places + 1)]
+        for name in names:
+            client.invoke("wait", name)
+            await wait_all_tasks_blocked()
+        assert gates.begun == names[:-1]
+
+
+async def test_the_same_stream_id_twice_is_an_error_of_that_call(
+    autojump_clock: MockClock, calls_hub: type[Hub], gates: Gates
+) -> None:
+    async with serving(calls_hub) as served:
+        client = await _one_client(served)
+        error = await client.error(client.invoke("both", streams=["u", "u"]))
+        assert error.endswith("HubException: Client sent the same stream id twice.")
+        assert await client.result(client.invoke("add", 1, 2)) == 3
 
 
 async def test_what_stands_behind_a_call_that_waits_for_a_place_waits_too(

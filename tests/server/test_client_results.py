@@ -342,6 +342,22 @@ async def test_a_place_given_up_is_taken_by_one(autojump_clock: MockClock, place
         assert most == places
 
 
+async def test_however_many_wait_for_the_client_the_next_call_runs(
+    autojump_clock: MockClock,
+) -> None:
+    """Calls that come one by one, each while all before it wait."""
+    async with serving(Chat) as served:
+        client = await served.service.connected()
+        calls: list[tuple[str, ClientInvocation]] = []
+        for count in range(1, 5):
+            call = client.invoke("ask")
+            calls.append((call, await question(served, count)))
+            assert await client.result(client.invoke("echo", count)) == count
+        for call, asked in calls:
+            client.connection.send(answer(asked, Completion(asked.invocation_id, call)))
+            assert await client.result(call) == call
+
+
 async def test_a_place_given_up_beside_the_clients_own_task(autojump_clock: MockClock) -> None:
     """Of two places: the first has a long call, the second one that asks."""
     options = HubOptions(max_parallel_invocations=2)

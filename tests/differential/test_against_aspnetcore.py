@@ -1,0 +1,49 @@
+"""The recordings against ASP.NET Core itself: it does what they say, so the player is right."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from peers import needs_dotnet_peer
+
+from .player import Place, play
+from .scenarios import FILES, differences, read_topic
+from .servers import aspnetcore
+
+Scenario = dict[str, Any]
+
+
+@needs_dotnet_peer
+@pytest.mark.parametrize("path", FILES, ids=[path.stem for path in FILES])
+async def test_every_recording_is_true(path: Path) -> None:
+    """Side by side, for time is real here; those that are "virtual" would still take too long."""
+    groups: dict[object, list[Scenario]] = defaultdict(list)
+    for scenario in read_topic(path)["scenarios"]:
+        if not scenario.get("virtual"):
+            groups[_peer_of(scenario)].append(scenario)
+    found: list[Any] = []
+    async with trio.open_nursery() as nursery:
+        for scenarios in groups.values():
+            nursery.start_soon(_play_all, scenarios, found)
+    assert found == []
+
+
+def _peer_of(scenario: Scenario) -> object:
+    """Scenarios with the same options share a peer, unless they do something to all its clients."""
+    is_alone = any("shutdown" in step or "outside" in step for step in scenario["steps"])
+    return scenario["name"] if is_alone else tuple(scenario["options"])
+
+
+async def _play_all(scenarios: list[Scenario], found: list[Any]) -> None:
+    async with aspnetcore(scenarios[0]["options"]) as place, trio.open_nursery() as nursery:
+        for scenario in scenarios:
+            nursery.start_soon(partial(_play, place, scenario, found))
+
+
+async def _play(place: Place, scenario: Scenario, found: list[Any]) -> None:
+    found += differences(scenario, await play(place, scenario))

@@ -1065,15 +1065,15 @@ class Ledger:
         before = [one for one in client.calls.values() if one.number < call.number]
         ready = max([call.sent_at, *(one.ended_at for one in before if _ended(one, begun_at))])
         plan = client.plan
-        if len(client.spells) == 1 and client.spells[0].left_at is None:
+        work = self._work_between(client, ready, begun_at)
+        if len(client.spells) == 1:
+            # Nothing of it was ever held: who asks a client lets the next call begin.
             freed = [one.freed_at or one.ended_at for one in before if _ended(one, begun_at)]
             ready = max([call.sent_at, *(time for time in freed if time is not None)])
+            work = self._busy_between(client, ready, begun_at)
         events = (plan.on_connected, plan.on_disconnected)
         hub = sum(duration(steps) + round_trips(steps) for steps in events)
         moves = sum(spell.came_at >= ready - hub - SLACK for spell in client.spells)
-        work = self._work_between(client, ready, begun_at)
-        if not moves:
-            work = min(work, self._busy_between(client, ready, begun_at))
         limit = work + (1 + moves) * (hub + SLACK) + seconds_away(client.losses)
         pause = begun_at - ready
         self.check(pause <= limit, "P5", client.name, "call", call.number, "waited", pause, "s")

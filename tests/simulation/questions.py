@@ -196,6 +196,8 @@ class Questions:
             return "its server was not told that a connection was lost"
         if not question.is_known or question.hub != client.plan.hub:
             return None
+        if self._ledger.is_flooding:
+            return "it may not be read"
         if gone := self._known_to_be_gone(client):
             # Then it has to be told so.
             return "it has just gone" if gone > deadline else None
@@ -209,8 +211,6 @@ class Questions:
         pause = client.plan.stops_reading
         if pause is not None and pause[0] <= deadline and sum(pause) >= question.asked_at:
             return "it does not read"
-        if self._ledger.is_flooding:
-            return "it may not be read"
         if self._was_away(question):
             return "it was away"
         return "it was cut off" if client.cut_at is not None else None

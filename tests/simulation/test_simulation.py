@@ -49,7 +49,15 @@ def test_no_seed_of_today_breaks_a_promise(capsys: pytest.CaptureFixture[str]) -
 
 def test_a_seed_gives_the_same_trace_in_every_process() -> None:
     """Byte for byte, whatever Python hashes strings with, and whatever ran before."""
-    themes = (lambda s: s.full and not s.embedded, lambda s: s.embedded, lambda s: len(s.hubs) > 1)
+    themes = (
+        lambda s: s.full and not s.embedded,
+        lambda s: s.embedded,
+        lambda s: len(s.hubs) > 1,
+        lambda s: "'ask'" in as_python(s),
+        lambda s: any(client.stateful for client in s.clients),
+        lambda s: any(client.transport == "ServerSentEvents" for client in s.clients),
+        lambda s: any(client.transport == "LongPolling" for client in s.clients),
+    )
     rare = [next(seed for seed in range(25, 1000) if theme(draw(seed))) for theme in themes]
     seeds = [*range(25), *rare]
     traces = {

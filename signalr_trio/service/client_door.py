@@ -85,19 +85,19 @@ async def serve_client(service: Service, client: ClientRequest, *, accepting: bo
     connection = service.http_connections.get(ids[0]) if len(ids) == 1 else None
     if connection is not None and connection.hub != client.hub:
         connection = None
-    if connection is None and any(ids):
-        return _unknown_id(transport)
-    if connection is None and transport != "WebSockets":
-        return _text(transport, 400, _NO_ID)
+    if connection is None:
+        if any(ids):
+            return _unknown_id(transport)
+        if transport != "WebSockets":
+            return _text(transport, 400, _NO_ID)
+        return _websocket(service, client, None) if accepting else Response(503)
     if method == "POST":
         return await _post(connection, request.body)
     if method == "DELETE":
         return _delete(service, connection)
-    if connection is not None and connection.transport is not None:
-        return _again(service, connection, transport)
-    if not accepting:
-        return Response(503)
-    return _connect(service, client, connection, transport)
+    if connection.transport is not None:
+        return _again(service, connection, connection.transport, transport)
+    return _connect(service, client, connection, transport) if accepting else Response(503)
 
 
 def _asked_for(request: Request) -> str:
@@ -112,12 +112,9 @@ def _asked_for(request: Request) -> str:
 
 
 def _connect(
-    service: Service,
-    client: ClientRequest,
-    connection: HttpConnection | None,
-    transport: str | None,
+    service: Service, client: ClientRequest, connection: HttpConnection, transport: str | None
 ) -> Answer:
-    if transport == "WebSockets" or connection is None:
+    if transport == "WebSockets":
         return _websocket(service, client, connection)
     if transport == "ServerSentEvents":
         return _event_stream(service, client, connection)
@@ -169,20 +166,23 @@ def _event_stream(service: Service, client: ClientRequest, connection: HttpConne
 # -- later requests -------------------------------------------------------------------------
 
 
-def _again(service: Service, connection: HttpConnection, transport: str | None) -> Answer:
+def _again(
+    service: Service, connection: HttpConnection, current: ClientTransport, transport: str | None
+) -> Answer:
     """A GET on a connection that has its transport."""
-    assert connection.transport is not None
-    if connection.transport.name != transport:
+    if current.name != transport:
         return _text(transport, 400, "Cannot change transports mid-connection")
-    if isinstance(connection.transport, StatefulTransport) and connection.transport.may_go_on:
-        return _upgrade(service, connection.transport.carry)
-    if not isinstance(connection.transport, LongPollingTransport):
-        ends = connection.session is not None and connection.session.gone
-        return _unknown_id(transport) if ends else Response(409, headers=[_PLAIN])
-    polled = connection.transport
+    if isinstance(current, StatefulTransport) and current.may_go_on:
+        return _upgrade(service, current.carry)
+    if isinstance(current, LongPollingTransport):
+        return _poll(service, current)
+    ends = connection.session is not None and connection.session.gone
+    return _unknown_id(transport) if ends else Response(409, headers=[_PLAIN])
 
+
+def _poll(service: Service, transport: LongPollingTransport) -> Pending:
     async def respond() -> Response:
-        found = await polled.poll(service.options.poll_timeout)
+        found = await transport.poll(service.options.poll_timeout)
         if isinstance(found, bytes):
             return Response(200, found, [_BINARY, *_NOT_KEPT])
         return Response(200 if found is Nothing.IN_TIME else 204, headers=[_PLAIN, *_NOT_KEPT])
@@ -190,16 +190,14 @@ def _again(service: Service, connection: HttpConnection, transport: str | None) 
     return Pending(respond)
 
 
-async def _post(connection: HttpConnection | None, data: bytes) -> Response:
-    assert connection is not None
+async def _post(connection: HttpConnection, data: bytes) -> Response:
     if isinstance(connection.transport, (WebSocketTransport, StatefulTransport)):
         return text_response(405, "POST requests are not allowed for WebSocket connections.")
     await connection.posted.post(data)
     return Response(200, headers=[_PLAIN])
 
 
-def _delete(service: Service, connection: HttpConnection | None) -> Response:
-    assert connection is not None
+def _delete(service: Service, connection: HttpConnection) -> Response:
     if connection.session is None or not isinstance(connection.transport, LongPollingTransport):
         error = "Cannot terminate this connection using the DELETE endpoint."
         return text_response(400, error)

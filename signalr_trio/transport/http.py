@@ -96,7 +96,11 @@ class Request:
 
     def header(self, name: str) -> str | None:
         """The first header of that name, in any case of letters."""
-        return _first(self.headers, name)
+        wanted = name.lower()
+        for key, value in self.headers:
+            if key == wanted:
+                return value
+        return None
 
     @property
     def wants_websocket(self) -> bool:

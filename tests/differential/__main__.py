@@ -1,6 +1,6 @@
 """Records: plays scenarios against ASP.NET Core, and writes what came where a step has "?".
 
-``python -m tests.differential`` from the root, with SIGNALR_DOTNET_PEER set.
+``PYTHONPATH=tests python -m tests.differential`` from the root, with SIGNALR_DOTNET_PEER set.
 """
 
 from __future__ import annotations

@@ -38,6 +38,11 @@ _PATIENCE = 1.5
 _REAL_PATIENCE = 15
 #: What is received at a step that was not recorded yet.
 UNKNOWN = "?"
+#: Each step has one of these, and there is a method for it.
+_KINDS = {
+    *("negotiate", "connect", "upgrade", "events", "frame", "timed", "http", "more", "answer"),
+    *("drop", "wait", "outside", "shutdown", "read"),
+}
 #: How bodies are framed, what runs there and when: nothing a client could mind.
 _UNSEEN = frozenset({"date", "server", "content-length", "transfer-encoding"})
 _POLLED = "application/octet-stream"
@@ -94,25 +99,8 @@ class _Player:
     streams: list[trio.abc.Stream] = attrs.field(factory=list)
 
     async def do(self, step: Step) -> Any:
-        for kind in (
-            "negotiate",
-            "connect",
-            "upgrade",
-            "events",
-            "frame",
-            "timed",
-            "http",
-            "more",
-            "answer",
-            "drop",
-            "wait",
-            "outside",
-            "shutdown",
-            "read",
-        ):
-            if kind in step:
-                return await getattr(self, f"_{kind}")(step)
-        raise AssertionError(f"what kind of step is {step}?")
+        (kind,) = _KINDS & step.keys()
+        return await getattr(self, f"_{kind}")(step)
 
     # -- connecting -------------------------------------------------------------------------
 

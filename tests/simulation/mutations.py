@@ -327,9 +327,9 @@ MUTATIONS: Final[Sequence[Mutation]] = [
     ),
     Mutation(
         "calls without an id are not waited for",
-        "service.hand_over",
-        "        if calls.unconfirmed:\n",
-        "        if False:\n",
+        "service.open_calls",
+        "return self._last_send > self._completed",
+        "return False",
     ),
     Mutation(
         "the budget of an SDK server has no end",

@@ -577,12 +577,6 @@ MUTATIONS: Final[Sequence[Mutation]] = [
         '        id = f"{self._hub.instance}"',
     ),
     Mutation(
-        "a call that waits for its client keeps its place",
-        "server.sending",
-        "        give_up_place()\n",
-        "",
-    ),
-    Mutation(
         "an answer waits in the hold",
         "service.session",
         "        if self.awaited is not None and self._is_awaited(self.awaited, message, peek):",

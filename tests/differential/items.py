@@ -50,12 +50,15 @@ def without_ids(text: str) -> str:
 
 def hub_messages(data: bytes, *, binary: bool) -> list[str]:
     """The items of whole hub messages; what is not whole is an item that says so."""
-    return _packed(data) if binary and not data.endswith(_SEPARATOR) else _texts(data, binary)
+    if not binary:
+        return _texts(data, "text")
+    # The handshake response may have messages behind it, or none.
+    end = data.find(_SEPARATOR) + 1 if data[:2] in (b"{}", b'{"') else 0
+    return _texts(data[:end], "binary") + _packed(data[end:])
 
 
-def _texts(data: bytes, binary: bool) -> list[str]:
+def _texts(data: bytes, kind: str) -> list[str]:
     *records, rest = data.split(_SEPARATOR)
-    kind = "binary" if binary else "text"
     items = [f"{kind} {one.decode(errors='backslashreplace')}" for one in records]
     if rest:
         items.append(f"part {rest.decode(errors='backslashreplace')}")

@@ -18,7 +18,7 @@ Scenario = dict[str, Any]
 
 
 #: How many run at once; the machine is to keep up with them.
-_PEERS = 8
+_PEERS = 3
 
 
 @needs_dotnet_peer

@@ -26,7 +26,7 @@ from signalr_trio.connection_string import DEVELOPMENT, parse_connection_string
 from signalr_trio.server.identity import token_claims
 from signalr_trio.service.options import ServiceOptions
 from signalr_trio.tokens import make_token
-from signalr_trio.transport.http import http_request
+from signalr_trio.transport.http_client import http_request
 
 from .hub import Authorized, Other, Test
 

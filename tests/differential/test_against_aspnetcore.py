@@ -19,6 +19,8 @@ Scenario = dict[str, Any]
 
 #: How many run at once; the machine is to keep up with them.
 _PEERS = 3
+#: What they show is a matter of tenths of a second, which a busy machine does not keep to.
+_TIMED = "timers"
 
 
 @needs_dotnet_peer
@@ -28,7 +30,7 @@ async def test_every_recording_is_true(part: int) -> None:
     groups: dict[object, list[Scenario]] = defaultdict(list)
     for topic in map(read_topic, FILES[part::3]):
         for scenario in topic["scenarios"]:
-            if not scenario.get("virtual"):
+            if topic["topic"] != _TIMED and not scenario.get("virtual"):
                 groups[_peer_of(topic["topic"], scenario)].append(scenario)
     found: list[Any] = []
     limit = trio.CapacityLimiter(_PEERS)

@@ -166,8 +166,7 @@ class Session:
         """See :meth:`HubConnection.invoke`."""
         pending = PendingResult()
         with self._calling(pending, target, arguments, streaming=False):
-            if self._transport.buffered > SEND_LIMIT:
-                await self.pace()
+            # Whoever waits for the answer is paced by that, and need not wait for room as well.
             return await pending.wait()
 
     async def send(self, target: str, arguments: Sequence[object]) -> None:

@@ -1067,14 +1067,24 @@ class Ledger:
         plan = client.plan
         work = self._work_between(client, ready, begun_at)
         if len(client.spells) == 1:
-            # Nothing of it was ever held: who asks a client lets the next call begin.
-            freed = [one.freed_at or one.ended_at for one in before if _ended(one, begun_at)]
-            ready = max([call.sent_at, *(time for time in freed if time is not None)])
-            work = self._busy_between(client, ready, begun_at)
+            self._judge_pause_where_it_stays(client, call, begun_at)
         events = (plan.on_connected, plan.on_disconnected)
         hub = sum(duration(steps) + round_trips(steps) for steps in events)
         moves = sum(spell.came_at >= ready - hub - SLACK for spell in client.spells)
         limit = work + (1 + moves) * (hub + SLACK) + seconds_away(client.losses)
+        pause = begun_at - ready
+        self.check(pause <= limit, "P5", client.name, "call", call.number, "waited", pause, "s")
+
+    def _judge_pause_where_it_stays(
+        self, client: ClientRun, call: CallRun, begun_at: float
+    ) -> None:
+        """Nothing of it was ever held, and who asks a client lets the next call begin."""
+        before = [one for one in client.calls.values() if one.number < call.number]
+        freed = [one.freed_at or one.ended_at for one in before if _ended(one, begun_at)]
+        connected_at = client.spells[0].connected_at
+        times = [call.sent_at, connected_at, *freed]
+        ready = max(time for time in times if time is not None)
+        limit = self._busy_between(client, ready, begun_at) + SLACK + seconds_away(client.losses)
         pause = begun_at - ready
         self.check(pause <= limit, "P5", client.name, "call", call.number, "waited", pause, "s")
 

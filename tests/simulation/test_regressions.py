@@ -237,6 +237,29 @@ def test_a_client_is_told_when_an_embedded_service_is_cancelled(client: ClientPl
     )
 
 
+def test_a_call_that_is_answered_does_not_wait_for_room() -> None:
+    """An upload had filled the buffer, and the client was away when it would have had room."""
+    _keeps_every_promise(
+        Scenario(
+            29597,
+            full=True,
+            latency=0.001,
+            servers=(ServerPlan("s0", "s0"),),
+            clients=(
+                ClientPlan(
+                    "c0",
+                    stateful=True,
+                    calls=(
+                        Call(0.14, "up", items=40, gap=0.001, padding=5000),
+                        Call(0.17, steps=(("tell",),)),
+                    ),
+                ),
+            ),
+            events=(Event(0.25, "away", "c0", seconds=25.0),),
+        )
+    )
+
+
 def test_a_client_whose_post_fails_still_hears_the_close() -> None:
     """The service had ended the client, and said so; the answer to its post was there earlier."""
     _keeps_every_promise(

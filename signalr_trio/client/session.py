@@ -195,7 +195,7 @@ class Session:
         items = ItemStream(convert)
         with self._calling(items, target, arguments, streaming=True) as call_id:
             try:
-                await self.pace()
+                await trio.lowlevel.checkpoint()
                 yield items
             finally:
                 if not items.ended:

@@ -161,7 +161,7 @@ class Calls:
         self._starting = 0
         """Those of them that have not looked for a call yet."""
         self._relief: trio.Event | None = None
-        """Set when one of them ends, where the client's own task waits for that."""
+        """Set when one of them ends or gives up its place, where the client's own task waits."""
         self._beside = 0
         """All tasks beside the client's own."""
         self._all_ended: trio.Event | None = None
@@ -226,7 +226,16 @@ class Calls:
     def place_given_up(self) -> None:
         """One more plain call may run until the one that waits is over."""
         self._places += 1
-        self._begin_workers()
+        if self._relief is not None:
+            self._relieve()
+        else:
+            self._begin_workers()
+
+    def _relieve(self) -> None:
+        """The client's own task may look again whether there is a place for it."""
+        if self._relief is not None:
+            self._relief.set()
+            self._relief = None
 
     def _next(self) -> Call:
         assert self._waiting is not None
@@ -259,9 +268,7 @@ class Calls:
                 await self._work_once()
         finally:
             self._workers -= 1
-            if self._relief is not None:
-                self._relief.set()
-                self._relief = None
+            self._relieve()
 
     def _start_beside(self, work: Callable[..., Awaitable[None]], *arguments: Any) -> None:
         self._beside += 1

@@ -52,6 +52,10 @@ class Question(Protocol):
         """The time from which on who asked may be told of an answer."""
         ...
 
+    def is_lost_with(self, connection: ServerConnection) -> bool:
+        """Whether who asked waits no more, now that a connection of that server has ended."""
+        ...
+
     def answer(self, protocol: str, payload: bytes) -> None:
         """The client's completion, as it sent it, in that hub protocol."""
         ...
@@ -78,6 +82,14 @@ class ServerQuestion:
     @property
     def server(self) -> Server:
         return self._asker.server
+
+    def is_lost_with(self, connection: ServerConnection) -> bool:
+        """Ours waits on the connection it asked on, an SDK server as long as it has one."""
+        server = self._asker.server
+        if server.releases:
+            return connection is self._asker
+        has_others = any(other.hub is connection.hub for other in server.connections)
+        return connection.server is server and not has_others
 
     def answer(self, protocol: str, payload: bytes) -> None:
         asked = self._asked
@@ -184,10 +196,11 @@ class AwaitedResults:
         if found is not None and found.server is server:
             del self._questions[invocation_id]
 
-    def asker_lost(self, server: Server) -> None:
-        """That server is not there any more, and waits for nothing."""
-        kept = {id: one for id, one in self._questions.items() if one.server is not server}
-        self._questions = kept
+    def asker_lost(self, connection: ServerConnection) -> None:
+        """Forgets what nobody waits for any more, now that this connection has ended."""
+        for question in list(self._questions.values()):
+            if question.is_lost_with(connection):
+                del self._questions[question.id]
 
     def fail(self, error: str) -> None:
         """The client will not answer: an SDK server that is not told so would wait for ever."""

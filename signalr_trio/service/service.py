@@ -280,9 +280,8 @@ class Service:
         for session in list(connection.sessions.values()):
             session.server_lost()
         connection.sessions.clear()
-        if all(other.hub is not connection.hub for other in server.connections):
-            for session in connection.hub.sessions.values():
-                session.asker_lost(server)
+        for session in connection.hub.sessions.values():
+            session.asker_lost(connection)
         if not server.connections:
             self._servers.pop(server, None)
         elif server.wants_migration:

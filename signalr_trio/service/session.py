@@ -489,10 +489,10 @@ class ClientSession:
             self.calls.asks_no_more(invocation_id)
             self._notice_quiet(self.calls)
 
-    def asker_lost(self, server: Server) -> None:
-        """A server of the hub has gone with all its connections."""
+    def asker_lost(self, connection: ServerConnection) -> None:
+        """A server connection of the hub has ended, and may have asked the client something."""
         if self.awaited is not None:
-            self.awaited.asker_lost(server)
+            self.awaited.asker_lost(connection)
             self.awaited = self.awaited or None
 
     def _send(self, payload: bytes) -> None:

@@ -358,6 +358,30 @@ async def test_however_many_wait_for_the_client_the_next_call_runs(
             assert await client.result(call) == call
 
 
+async def test_the_next_call_runs_also_when_the_one_that_had_taken_a_place_asks(
+    autojump_clock: MockClock,
+) -> None:
+    """The first that asked is over by then, and the client's own task waits for a place."""
+    async with serving(Chat) as served:
+        client = await served.service.connected()
+        first = client.invoke("ask")
+        asked = await question(served)
+        slow = begin(served, client, sleep_and_ask)
+        echo = client.invoke("echo", 1)
+        await wait_all_tasks_blocked()
+        client.connection.send(answer(asked, Completion(asked.invocation_id, "Ann")))
+        await client.result(first)
+        asked = await question(served, 2)
+        assert await client.result(echo) == 1
+        client.connection.send(answer(asked, Completion(asked.invocation_id, "Bob")))
+        await client.result(slow)
+
+
+async def sleep_and_ask(hub: Chat) -> object:
+    await trio.sleep(1)
+    return await hub.clients.caller.invoke("Name")
+
+
 async def test_a_place_given_up_beside_the_clients_own_task(autojump_clock: MockClock) -> None:
     """Of two places: the first has a long call, the second one that asks."""
     options = HubOptions(max_parallel_invocations=2)

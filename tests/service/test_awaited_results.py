@@ -189,13 +189,13 @@ async def test_a_question_that_is_forgotten(autojump_clock) -> None:
         assert [JSON.parse(frame) for frame in a.data_of("c")] == [Completion("q", 1)]
 
 
-async def test_the_answer_finds_another_connection_of_who_asked(autojump_clock) -> None:
+async def test_the_answer_finds_another_connection_of_an_sdk_server(autojump_clock) -> None:
     async with open_cluster() as cluster:
         await cluster.scripted("A")
         client = await cluster.client("c")
-        b = await cluster.scripted("B", connections=2)
+        b = await cluster.scripted("B", connections=2, own=False)
         ask(b.connections[0])
-        await settle()
+        await trio.sleep(1)
         await b.connections[0].lose()
         await settle()
         client.say(Completion("q", "Ann"))
@@ -209,6 +209,23 @@ async def test_the_answer_finds_another_connection_of_who_asked(autojump_clock) 
         client.say(Completion("r", "Ann"))
         await settle()
         assert client.close is None
+
+
+async def test_a_question_of_ours_ends_with_its_connection(autojump_clock) -> None:
+    """Its server waits no longer, however many other connections it has."""
+    async with open_cluster() as cluster:
+        a = await cluster.scripted("A")
+        client = await cluster.client("c")
+        b = await cluster.scripted("B", connections=2)
+        ask(b.connections[0])
+        ask(b.connections[1], "r")
+        await settle()
+        await b.connections[0].lose()
+        await settle()
+        client.say(Completion("q", "Ann"), Completion("r", "Bob"))
+        await settle()
+        assert answers(b) == [("r", "Bob")]
+        assert [JSON.parse(frame) for frame in a.data_of("c")] == [Completion("q", "Ann")]
 
 
 async def test_a_client_may_be_asked_before_its_handshake_is_answered(autojump_clock) -> None:

@@ -260,6 +260,80 @@ def test_a_call_that_is_answered_does_not_wait_for_room() -> None:
     )
 
 
+def test_a_stream_that_is_answered_does_not_wait_for_room() -> None:
+    """Its items were there, and the connection ended while its call waited for room."""
+    _keeps_every_promise(
+        Scenario(
+            48445,
+            full=True,
+            servers=(ServerPlan("s0", "s0"),),
+            clients=(
+                ClientPlan(
+                    "c0",
+                    stateful=True,
+                    calls=(
+                        Call(0.47221381752421054, "up", items=40, padding=5000),
+                        Call(1.692, "down"),
+                    ),
+                ),
+            ),
+            events=(Event(1.7976190348541417, "again", "s0"),),
+        )
+    )
+
+
+def test_a_question_is_forgotten_with_the_connection_it_was_asked_on() -> None:
+    """The server had come back before the service knew that its connection was lost."""
+    _keeps_every_promise(
+        Scenario(
+            41539,
+            servers=(
+                ServerPlan("s0", "s0"),
+                ServerPlan("s1", "s1", mode="wait_for_clients_close"),
+                ServerPlan("s2", "s2"),
+            ),
+            clients=(ClientPlan("c0"),),
+            events=(
+                Event(1.227273815972206, "shutdown", "s1"),
+                Event(
+                    1.812405074531087,
+                    "background",
+                    "s2",
+                    steps=(("user", "c1"), ("ask", "", "stays silent", 0.045, 2.0)),
+                ),
+                Event(2.676901085953371, "shutdown", "n0"),
+                Event(2.8308341448860608, "cut_link", "s2"),
+                Event(3.063901085953371, "again", "n0"),
+            ),
+        )
+    )
+
+
+def test_the_next_call_begins_when_the_one_that_took_a_place_asks() -> None:
+    """The client's own task waited for that call to end, and not for its place."""
+    _keeps_every_promise(
+        Scenario(
+            49175,
+            servers=(ServerPlan("s2", "s2"),),
+            clients=(
+                ClientPlan(
+                    "c1",
+                    calls=(
+                        Call(0.017, steps=(("sleep", 3.066), ("fail",))),
+                        Call(0.081, steps=(("ask", "c2", "answers", 0.0, 3.0),)),
+                        Call(
+                            0.148,
+                            steps=(("sleep", 0.22), ("ask", "c1", "stays silent", 11.628, 18.683)),
+                        ),
+                        Call(0.211, "send"),
+                    ),
+                ),
+                ClientPlan("c2", leaves=0.2898429463103662),
+            ),
+        )
+    )
+
+
 def test_a_client_whose_post_fails_still_hears_the_close() -> None:
     """The service had ended the client, and said so; the answer to its post was there earlier."""
     _keeps_every_promise(

@@ -22,6 +22,7 @@ from signalr_trio.service.rest.payload import read_invocation
 from signalr_trio.transport.http import Pending, Response
 
 if TYPE_CHECKING:
+    from signalr_trio.service.server_connection import ServerConnection
     from signalr_trio.service.session import ClientSession
 
 __all__ = ["invoke"]
@@ -44,6 +45,9 @@ class _Question:
         """The client's hub protocol, and what it sent."""
         self.error = ""
         """Why there is no completion."""
+
+    def is_lost_with(self, connection: ServerConnection) -> bool:
+        return False
 
     def answer(self, protocol: str, payload: bytes) -> None:
         self.completion = protocol, payload

@@ -27,14 +27,15 @@ def send(
     for session in sessions:
         if session.id in skip:
             continue
-        name = session.protocol.name
-        if name not in shared:
-            payload = payloads.get(name)
+        protocol = session.protocol
+        made = shared.get(protocol.name)
+        if made is None:
+            payload = payloads.get(protocol.name)
             if payload is None:
-                log.warning("a send has no payload for protocol %s: not sent", name)
+                log.warning("a send has no payload for protocol %s: not sent", protocol.name)
                 continue
-            shared[name] = SharedPayload(payload, binary=session.protocol.binary)
-        session.deliver(shared[name])
+            made = shared[protocol.name] = SharedPayload(payload, binary=protocol.binary)
+        session.deliver(made)
 
 
 def close(

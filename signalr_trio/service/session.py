@@ -442,8 +442,7 @@ class ClientSession:
                 self.close("Too much was sent to a client before its handshake was through.")
             return
         self._sends = True
-        self._transport.send_shared(shared)
-        if self._transport.buffered > self.service.options.client_buffer:
+        if self._transport.send_shared(shared) > self.service.options.client_buffer:
             self._too_slow()
 
     def ask(self, question: Question, payloads: Mapping[str, bytes]) -> None:

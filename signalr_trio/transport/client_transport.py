@@ -53,8 +53,10 @@ class ClientTransport(Protocol):
 
     def send(self, payload: bytes) -> None: ...
 
-    def send_shared(self, shared: SharedPayload) -> None:
+    def send_shared(self, shared: SharedPayload) -> int:
+        """As ``send``; returns ``buffered``."""
         self.send(shared.payload)
+        return self.buffered
 
     def receive(self) -> Awaitable[bytes]:
         """What the client sent next; raises ConnectionClosed when it is gone."""
@@ -95,8 +97,8 @@ class WebSocketTransport(ClientTransport):
     def send(self, payload: bytes) -> None:
         self._websocket.send(payload, text=not self.binary)
 
-    def send_shared(self, shared: SharedPayload) -> None:
-        self._websocket.write_frame(shared.websocket_frame)
+    def send_shared(self, shared: SharedPayload) -> int:
+        return self._websocket.write_frame(shared.websocket_frame)
 
     def receive(self) -> Awaitable[bytes]:
         return self._websocket.receive(joined=True)

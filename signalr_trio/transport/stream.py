@@ -97,12 +97,14 @@ class Flusher:
 class BufferedStream(trio.abc.Stream):
     """A stream that is written to without waiting.
 
-    Sockets are read and written by system calls of our own, any other stream by its methods.
+    Sockets are read and written by system calls of our own, any other stream by its methods. The
+    inner stream is closed here only: else its file number might by then be another connection's.
     """
 
     __slots__ = (
         "_chunks",
         "_closed",
+        "_fileno",
         "_may_have_more",
         "_progress",
         "_queued",
@@ -126,6 +128,7 @@ class BufferedStream(trio.abc.Stream):
         self.before_flush: Callable[[], None] | None = None
         self._received = b""
         self._socket = _socket_of(inner)
+        self._fileno = -1 if self._socket is None else self._socket.fileno()  # until closed
         self._chunks: list[bytes] = []
         self._queued = False  # the flusher knows of us
         self._closed = False
@@ -136,15 +139,19 @@ class BufferedStream(trio.abc.Stream):
         """Receive ``data`` (again) before what comes next."""
         self._received = data
 
-    def write(self, data: bytes) -> None:
-        """Buffer ``data``; it leaves at the next scheduler tick. Never blocks, never raises."""
+    def write(self, data: bytes) -> int:
+        """Buffer ``data``; it leaves at the next scheduler tick. Never blocks, never raises.
+
+        Returns ``buffered``.
+        """
         if self.broken or self._closed:
-            return
+            return 0
         self._chunks.append(data)
         self.buffered += len(data)
         if not self._queued:
             self._queued = True
             self.flusher.add(self)
+        return self.buffered
 
     def wake(self) -> None:
         """Have the flusher come by at the next scheduler tick."""
@@ -188,9 +195,9 @@ class BufferedStream(trio.abc.Stream):
             size = len(self._received) if max_bytes is None else max_bytes
             data, self._received = self._received[:size], self._received[size:]
             return data
-        source, size = self._socket, max_bytes or _RECEIVE_SIZE
-        if source is None:
+        if self._socket is None:
             return await self.inner.receive_some(max_bytes)
+        size = max_bytes or _RECEIVE_SIZE
         # After a read that did not fill its buffer there is hardly ever more at once, so we
         # wait first: that saves the system call that would have said so.
         wait_first = not self._may_have_more
@@ -198,12 +205,12 @@ class BufferedStream(trio.abc.Stream):
             await trio.lowlevel.checkpoint()
         while True:
             # Looked at before waiting: trio's wait_readable takes -1 amiss.
-            if source.fileno() == -1:
+            if self._fileno == -1:
                 raise trio.ClosedResourceError
             if wait_first:
-                await trio.lowlevel.wait_readable(source)
+                await trio.lowlevel.wait_readable(self._fileno)
             try:
-                data = os.read(source.fileno(), size)
+                data = os.read(self._fileno, size)
             except BlockingIOError:
                 wait_first = True
             except OSError as error:
@@ -237,7 +244,7 @@ class BufferedStream(trio.abc.Stream):
             if self.buffered:
                 self.abort()
         if self._socket is not None:
-            self._socket.close()
+            self._close_socket(self._socket)
         else:
             with trio.move_on_after(FLUSH_TIMEOUT, shield=True):
                 await self.inner.aclose()
@@ -249,67 +256,69 @@ class BufferedStream(trio.abc.Stream):
         if self._socket is None:
             # It has no way to be closed without waiting.
             self.flusher.start_soon(partial(trio.aclose_forcefully, self.inner))
-        elif self._socket.fileno() != -1:
+        elif self._fileno != -1:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
-            self._socket.close()
+            self._close_socket(self._socket)
 
-    def _has_more(self) -> bool:
-        if self.before_flush is not None:
-            self.before_flush()
-        return bool(self._chunks)
+    def _close_socket(self, sink: trio.socket.SocketType) -> None:
+        self._fileno = -1
+        sink.close()
 
     def _flush(self, nursery: trio.Nursery) -> None:
-        if self.broken or not self._has_more():
+        data = self._take()
+        if not data:
             self._queued = False
         elif self._socket is None:
-            nursery.start_soon(self._send_by_inner)
-        elif rest := self._write_some(self._socket, self._take()):
-            nursery.start_soon(self._send_when_writable, self._socket, rest)
+            nursery.start_soon(self._send_by_inner, data)
+        elif rest := self._write_some(data):
+            nursery.start_soon(self._send_when_writable, rest)
         else:
             self._queued = False
 
     def _take(self) -> bytes:
+        """All that is to leave now; empty: nothing."""
+        if self.before_flush is not None:
+            self.before_flush()
         chunks = self._chunks
-        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        if len(chunks) == 1:
+            return chunks.pop()
+        data = b"".join(chunks)
         chunks.clear()
         return data
 
-    def _write_some(self, sink: trio.socket.SocketType, data: bytes) -> bytes | None:
+    def _write_some(self, data: bytes) -> bytes | None:
         """Hand ``data`` to the kernel; returns what it did not take."""
-        # Asked for each time: a number kept from before may by now be another connection's.
-        fileno = sink.fileno()
-        if fileno == -1:
-            self._break()
-            return None
         try:
-            sent = os.write(fileno, data)
+            sent = os.write(self._fileno, data)
         except BlockingIOError:
             return data
         except OSError:
             self._break()
             return None
-        self._sent(sent)
+        self.buffered -= sent
+        if self._progress is not None:
+            self._wake()
         return data[sent:] if sent < len(data) else None
 
-    async def _send_when_writable(self, sink: trio.socket.SocketType, rest: bytes) -> None:
+    async def _send_when_writable(self, rest: bytes) -> None:
         try:
             left: bytes | None = rest
-            while left and sink.fileno() != -1:
-                await trio.lowlevel.wait_writable(sink)
-                left = self._write_some(sink, left)
-                if left is None and self._has_more():
-                    left = self._take()
+            while left and self._fileno != -1:
+                await trio.lowlevel.wait_writable(self._fileno)
+                left = self._write_some(left) or self._take()
         except (trio.ClosedResourceError, OSError):
             self._break()
         finally:
             self._end_of_task()
 
-    async def _send_by_inner(self) -> None:
+    async def _send_by_inner(self, data: bytes) -> None:
         try:
-            while self._has_more():
-                data = self._take()
+            while data:
                 await self.inner.send_all(data)
-                self._sent(len(data))
+                # A break meanwhile has set it to 0 already.
+                self.buffered = max(0, self.buffered - len(data))
+                self._wake()
+                data = self._take()
         except (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
             self._break()
         finally:
@@ -327,14 +336,8 @@ class BufferedStream(trio.abc.Stream):
                 if self._progress is None:
                     self._progress = trio.Event()
                 await self._progress.wait()
-        elif self._chunks:
-            await self._send_by_inner()
-
-    def _sent(self, count: int) -> None:
-        # A break while the inner stream was sending has set it to 0 already.
-        self.buffered = max(0, self.buffered - count)
-        if self._progress is not None:
-            self._wake()
+        elif data := self._take():
+            await self._send_by_inner(data)
 
     def _break(self) -> None:
         self.broken = True

@@ -204,10 +204,12 @@ class WebSocket:
             self._parts_size = 0
             self.send(payload)
 
-    def write_frame(self, frame: bytes) -> None:
-        """Send what ``frames.encode_frame`` made, unmasked: servers only. Else as ``send``."""
-        if not self._wire.close_sent:
-            self._stream.write(frame)
+    def write_frame(self, frame: bytes) -> int:
+        """Send what ``frames.encode_frame`` made, unmasked: servers only. Else as ``send``.
+
+        Returns ``buffered``.
+        """
+        return 0 if self._wire.close_sent else self._stream.write(frame)
 
     async def drained(self, limit: int = 0) -> None:
         """Wait until at most ``limit`` bytes are buffered.

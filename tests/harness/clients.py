@@ -65,9 +65,10 @@ class MemoryTransport:
         if not self.reads:
             self.buffered += len(payload)
 
-    def send_shared(self, shared: SharedPayload) -> None:
+    def send_shared(self, shared: SharedPayload) -> int:
         assert shared.binary == self.binary
         self.send(shared.payload)
+        return self.buffered
 
     async def receive(self) -> bytes:
         while not self._coming:

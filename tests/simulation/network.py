@@ -234,8 +234,9 @@ class Transport(Socket):
         self.on_read()
         return await super().receive()
 
-    def send_shared(self, shared: SharedPayload) -> None:
+    def send_shared(self, shared: SharedPayload) -> int:
         self.send(shared.payload)
+        return self.buffered
 
 
 class Stream(trio.abc.HalfCloseableStream):

@@ -167,4 +167,4 @@ def _servers(result: dict[str, Any]) -> RenderableType:
 
 
 def _time(stage: dict[str, Any]) -> str:
-    return f"{stage['duration']:.3f}{' !' if stage['timed_out'] else ''}"
+    return f"{stage['duration']:.3f}{'!' if stage['timed_out'] else ''}"

@@ -148,7 +148,7 @@ def _bad(count: int) -> tuple[Text, str]:
 
 
 def _servers(result: dict[str, Any]) -> RenderableType:
-    table = Table(box=box.SIMPLE, padding=(0, 1), title_justify="left")
+    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
     table.add_column("shutdown (s)", style="bold", no_wrap=True)
     for stage in STAGES:
         table.add_column(stage, justify="right", no_wrap=True)

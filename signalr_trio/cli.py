@@ -272,7 +272,8 @@ async def _serve_hubs(
 def _where(server: HubServer) -> str:
     if server.connection_string is None:
         return "embedded service"
-    url = parse_connection_string(server.connection_string).url
+    endpoint = parse_connection_string(server.connection_string)
+    url = endpoint.server_url or endpoint.url
     if server.takes_clients:
         return f"connected to the service at {url}"
     return f"not connected yet to the service at {url}: no clients until then"

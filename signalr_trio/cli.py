@@ -70,14 +70,21 @@ _log_level = click.option(
     show_default=True,
     help="What is written to stderr.",
 )
-_origins = click.option(
-    "--origin",
-    "origins",
-    metavar="URL",
-    multiple=True,
-    callback=_read_origins,
-    help="Web pages of this origin are let in; can be given again. '*': all.",
-)
+
+
+def _origins(*default: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    return click.option(
+        "--origin",
+        "origins",
+        metavar="URL",
+        default=default,
+        show_default=bool(default),
+        multiple=True,
+        callback=_read_origins,
+        help="Web pages of this origin are let in; can be given again. '*': all.",
+    )
+
+
 _host = click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 
 
@@ -141,7 +148,7 @@ def main() -> None:
     show_default=True,
     help="The largest hub message of a client, in bytes.",
 )
-@_origins
+@_origins(ANY_ORIGIN)
 @_log_level
 def service(
     connection_string: str,
@@ -175,7 +182,7 @@ def service(
         secondary_key=secondary_key,
         mode=mode,
         upstreams=upstreams,
-        origins=origins or (ANY_ORIGIN,),
+        origins=origins,
         options=ServiceOptions(max_message_size=max_message_size),
     )
     _run(partial(_serve_service, opened, host))
@@ -216,7 +223,7 @@ async def _serve_service(opened: AbstractAsyncContextManager[RunningService], ho
     callback=_check_report,
     help="File for the report of the shutdown, as JSON.",
 )
-@_origins
+@_origins()
 @_log_level
 def run(
     app: str,

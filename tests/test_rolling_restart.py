@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 import trio
+from click.testing import CliRunner
 from rich.console import Console
 from trio.testing import MockClock
 
+from examples.rolling_restart.__main__ import main
 from examples.rolling_restart.fleet import ChildFailed, HubServerProcess, run_child
 from examples.rolling_restart.ledger import Account, Counts, Ledger, percentile
 from examples.rolling_restart.report import STAGES, as_json, broken_promises, show
@@ -281,6 +283,12 @@ async def test_a_terminal_of_80_columns_cuts_nothing(tmp_path: Path) -> None:
     assert "Rolling restart" in shown
     assert "1,234,567" in shown
     assert "…" not in shown
+
+
+def test_a_result_that_could_not_be_written_is_told_before_the_run() -> None:
+    done = CliRunner().invoke(main, ["--json", "no/such/result.json"])
+    assert done.exit_code == 2
+    assert "there is no folder 'no/such'" in done.output
 
 
 class TestChildren:

@@ -6,9 +6,10 @@ import gc
 import importlib
 import logging
 import os
+import re
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
@@ -18,11 +19,12 @@ import attrs
 import orjson
 import trio
 
-from signalr_trio.connection_string import DEVELOPMENT
+from signalr_trio.connection_string import DEVELOPMENT, parse_connection_string
 from signalr_trio.errors import ConfigurationError
 from signalr_trio.hosting import serve
-from signalr_trio.server import HubServer, ShutdownMode
+from signalr_trio.server import HubServer, ShutdownMode, ShutdownReport
 from signalr_trio.service import RunningService, ServiceMode, ServiceOptions, open_service
+from signalr_trio.transport.cors import ANY_ORIGIN
 from signalr_trio.upstream import Upstream, parse_upstream
 
 try:
@@ -35,7 +37,31 @@ __all__ = ["main"]
 #: Nearly all that is made here is freed when the last reference goes. With thousands of clients
 #: Python's own threshold (700) makes the collector look at all of them again and again.
 _GC_THRESHOLD = (20_000, 10, 10)
+_ORIGIN = re.compile(r"https?://[a-z0-9.\[\]:_-]+")
 _FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+
+
+def _read_origins(
+    context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]
+) -> tuple[str, ...]:
+    for text in texts:
+        if text != ANY_ORIGIN and not _ORIGIN.fullmatch(text):
+            raise click.BadParameter(
+                f"{text!r} is not of the form https://host[:port], without a slash at the end",
+                context,
+                parameter,
+            )
+    return texts
+
+
+def _check_report(
+    context: click.Context, parameter: click.Parameter, path: Path | None
+) -> Path | None:
+    """Now, and not when the server has shut down and there is a report to write."""
+    if path is not None and not path.absolute().parent.is_dir():
+        raise click.BadParameter(f"there is no folder {str(path.parent)!r}", context, parameter)
+    return path
+
 
 _log_level = click.option(
     "--log-level",
@@ -44,6 +70,21 @@ _log_level = click.option(
     show_default=True,
     help="What is written to stderr.",
 )
+
+
+def _origins(*default: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    return click.option(
+        "--origin",
+        "origins",
+        metavar="URL",
+        default=default,
+        show_default=bool(default),
+        multiple=True,
+        callback=_read_origins,
+        help="Web pages of this origin are let in; can be given again. '*': all.",
+    )
+
+
 _host = click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 
 
@@ -70,7 +111,7 @@ def main() -> None:
     "--connection-string",
     metavar="TEXT",
     default=DEVELOPMENT,
-    show_default="that of the official emulator, for development",
+    show_default="the official emulator's, for development",
     help="Port to listen on, and the key that clients and servers sign with.",
 )
 @click.option(
@@ -107,6 +148,7 @@ def main() -> None:
     show_default=True,
     help="The largest hub message of a client, in bytes.",
 )
+@_origins(ANY_ORIGIN)
 @_log_level
 def service(
     connection_string: str,
@@ -116,6 +158,7 @@ def service(
     mode: str,
     upstreams: list[Upstream],
     max_message_size: int,
+    origins: tuple[str, ...],
     log_level: str,
 ) -> None:
     """Run the service: clients and hub servers connect to it.
@@ -139,6 +182,7 @@ def service(
         secondary_key=secondary_key,
         mode=mode,
         upstreams=upstreams,
+        origins=origins,
         options=ServiceOptions(max_message_size=max_message_size),
     )
     _run(partial(_serve_service, opened, host))
@@ -153,7 +197,7 @@ async def _serve_service(opened: AbstractAsyncContextManager[RunningService], ho
                 break
 
 
-@main.command()
+@main.command(short_help="Run a hub server: a HubServer in a module.")
 @click.argument("app", metavar="MODULE:NAME")
 @click.option(
     "--connection-string",
@@ -176,8 +220,10 @@ async def _serve_service(opened: AbstractAsyncContextManager[RunningService], ho
 @click.option(
     "--report",
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    callback=_check_report,
     help="File for the report of the shutdown, as JSON.",
 )
+@_origins()
 @_log_level
 def run(
     app: str,
@@ -188,6 +234,7 @@ def run(
     shutdown_mode: str | None,
     shutdown_timeout: float | None,
     report: Path | None,
+    origins: tuple[str, ...],
     log_level: str,
 ) -> None:
     """Run a hub server: NAME in MODULE is a HubServer, or a function that makes one.
@@ -206,22 +253,37 @@ def run(
         )
     if shutdown_timeout is not None:
         server.shutdown_options = attrs.evolve(server.shutdown_options, timeout=shutdown_timeout)
-    _run(partial(_serve_hubs, server, host, port, report))
+    serving = partial(serve, server, host=host, port=port, origins=origins)
+    _run(partial(_serve_hubs, server, serving, host, report))
 
 
-async def _serve_hubs(server: HubServer, host: str, port: int, report_file: Path | None) -> None:
+async def _serve_hubs(
+    server: HubServer,
+    serving: Callable[..., Awaitable[ShutdownReport]],
+    host: str,
+    report_file: Path | None,
+) -> None:
     async with trio.open_nursery() as nursery:
 
         async def run_it(*, task_status: trio.TaskStatus[int | None]) -> None:
-            report = await serve(server, host=host, port=port, task_status=task_status)
+            report = await serving(task_status=task_status)
             if report_file is not None:
                 report_file.write_bytes(orjson.dumps(attrs.asdict(report)))
             click.echo(f"{server.server_id} has shut down. {report}")
 
         bound = await nursery.start(run_it)
         hubs = ", ".join(f"http://{host}:{bound}{hub.path}" for hub in server.hubs)
-        where = "embedded service" if server.connection_string is None else "connected to a service"
-        click.echo(f"{server.server_id} serves {hubs} ({where})")
+        click.echo(f"{server.server_id} serves {hubs} ({_where(server)})")
+
+
+def _where(server: HubServer) -> str:
+    if server.connection_string is None:
+        return "embedded service"
+    endpoint = parse_connection_string(server.connection_string)
+    url = endpoint.server_url or endpoint.url
+    if server.takes_clients:
+        return f"connected to the service at {url}"
+    return f"not connected yet to the service at {url}: no clients until then"
 
 
 def _load(app: str) -> HubServer:

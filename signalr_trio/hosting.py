@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -32,6 +32,7 @@ from signalr_trio.service.client_door import ClientRequest, serve_client
 from signalr_trio.service.negotiation import negotiate
 from signalr_trio.service.options import ServiceOptions
 from signalr_trio.service.service import Service
+from signalr_trio.transport.cors import allow_origins
 from signalr_trio.transport.http import (
     MAX_BODY,
     Answer,
@@ -49,6 +50,7 @@ log = logging.getLogger("signalr_trio.server")
 
 #: Terminals and supervisors send signals in pairs; only one that comes later than this counts.
 _PAIR = 1.0
+_HEALTH = "/api/health"
 
 
 async def serve(
@@ -58,6 +60,7 @@ async def serve(
     port: int | None = 5000,
     identify: Identify | None = None,
     signals: bool = True,
+    origins: Collection[str] = (),
     service_options: ServiceOptions | None = None,
     network: Network = TCP,
     task_status: trio.TaskStatus[int | None] = trio.TASK_STATUS_IGNORED,
@@ -67,9 +70,13 @@ async def serve(
     The port answers negotiate; without a connection string it serves the clients as well. ``port``
     None opens none: negotiate is served elsewhere (``NegotiateApp``). ``identify`` says who a
     client is. ``signals``: SIGTERM and SIGINT begin the shutdown, a second one that comes a second
-    or more later skips to its last stage, a third does what it does by default.
+    or more later skips to its last stage, a third does what it does by default. ``origins``: web
+    pages of other origins that are let in (``https://host[:port]``), with their cookies.
 
-    ``port = await nursery.start(serve, server)`` returns when the first server connections are up.
+    GET ``/api/health`` on the port says 200 while clients can come, else 503.
+
+    ``port = await nursery.start(serve, server)`` returns when each server connection is up or could
+    not be made at once; those are tried again.
     Cancelled, it stops in order within a few seconds, and lets the cancellation pass.
 
     Raises ConfigurationError for a connection string that cannot be used, OSError if the port is
@@ -90,7 +97,8 @@ async def serve(
         def listen(handler: Handler, max_body: int = MAX_BODY) -> None:
             if listeners:
                 serve = partial(serve_listeners, flusher=flusher, max_body=max_body)
-                background.start_soon(serve, handler, listeners)
+                answer = allow_origins(partial(_answer, server, handler), origins)
+                background.start_soon(serve, answer, listeners)
 
         if endpoint is not None:
             connector = websocket_connector(
@@ -155,6 +163,13 @@ async def _watch_signals(server: HubServer, *, task_status: trio.TaskStatus[None
                 log.warning("%s again: stopping now", signal.Signals(number).name)
                 server.stop_now()
                 return
+
+
+async def _answer(server: HubServer, handler: Handler, request: Request) -> Answer:
+    """Health, under the path that the service has it; all else is ``handler``'s."""
+    if request.path != _HEALTH or request.method not in ("GET", "HEAD"):
+        return await handler(request)
+    return Response(200 if server.takes_clients else 503)
 
 
 class _AppDoor:

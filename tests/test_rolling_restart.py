@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -10,12 +11,16 @@ from typing import Any
 
 import pytest
 import trio
+from click.testing import CliRunner
+from rich.console import Console
 from trio.testing import MockClock
 
+from examples.rolling_restart.__main__ import main
 from examples.rolling_restart.fleet import ChildFailed, HubServerProcess, run_child
 from examples.rolling_restart.ledger import Account, Counts, Ledger, percentile
-from examples.rolling_restart.report import broken_promises
+from examples.rolling_restart.report import STAGES, as_json, broken_promises, show
 from examples.rolling_restart.rollout import Options, Rollout
+from examples.rolling_restart.screen import LiveScreen
 
 ROOT = Path(__file__).parent.parent
 
@@ -251,6 +256,39 @@ class TestPromises:
             "a had not ended when its time was up",
             "a ended with exit code 1",
         ]
+
+
+async def test_a_terminal_of_80_columns_cuts_nothing(tmp_path: Path) -> None:
+    """Neither while it runs nor at the end, however large the figures."""
+    rollout = finished("wait", tmp_path)
+    stages = [{"name": name, "duration": 29.123, "timed_out": True} for name in STAGES]
+    rollout.servers = [
+        HubServerProcess(
+            f"chat-{index}.v1", exit_code=0, report=report(stages=stages, migrated=900)
+        )
+        for index in (1, 2, 3)
+    ]
+    counts = rollout.ledger.accounts[0].counts
+    counts.sent = counts.answered = 1_234_567
+    rollout.ledger.accounts[0].restart_pause = 12.345
+    console = Console(width=80, file=io.StringIO(), force_terminal=True)
+    show(console, as_json(rollout))
+    screen = LiveScreen(console, rollout)
+    screen.says("5 s of load before the restarts")
+    with trio.CancelScope() as scope:
+        async with screen.shown():
+            await trio.lowlevel.checkpoint()
+            scope.cancel()
+    shown = console.file.getvalue()
+    assert "Rolling restart" in shown
+    assert "1,234,567" in shown
+    assert "…" not in shown
+
+
+def test_a_result_that_could_not_be_written_is_told_before_the_run() -> None:
+    done = CliRunner().invoke(main, ["--json", "no/such/result.json"])
+    assert done.exit_code == 2
+    assert "there is no folder 'no/such'" in done.output
 
 
 class TestChildren:

@@ -9,7 +9,7 @@ import sys
 
 import trio
 
-from signalr_trio import ConnectionClosed, HubConnection, NegotiateError
+from signalr_trio import HubConnection, SignalRError
 
 
 async def chat(url: str, name: str) -> None:
@@ -40,7 +40,7 @@ def main() -> int:
         return 2
     try:
         trio.run(chat, sys.argv[1], sys.argv[2])
-    except (ConnectionClosed, NegotiateError) as error:
+    except SignalRError as error:
         print(f"No chat: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

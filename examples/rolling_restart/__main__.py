@@ -26,6 +26,15 @@ _WIDTH = 100
 _STOPPING = [signal.SIGINT, signal.SIGTERM]
 
 
+def _check_folder(
+    context: click.Context, parameter: click.Parameter, path: Path | None
+) -> Path | None:
+    """Now, and not when there is a result to write."""
+    if path is not None and not path.absolute().parent.is_dir():
+        raise click.BadParameter(f"there is no folder {str(path.parent)!r}", context, parameter)
+    return path
+
+
 @click.command(context_settings={"show_default": True})
 @click.option(
     "--mode",
@@ -64,7 +73,11 @@ _STOPPING = [signal.SIGINT, signal.SIGTERM]
 )
 @click.option("--seed", type=int, default=_DEFAULTS.seed, help="Of what the clients draw by lot.")
 @click.option(
-    "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="For the result."
+    "--json",
+    "json_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    callback=_check_folder,
+    help="For the result.",
 )
 @click.option(
     "--logs",

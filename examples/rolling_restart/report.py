@@ -22,8 +22,9 @@ _PROMISES = {
 }
 STAGES = ("offline", "hooks", "clients", "stop")
 _PAUSE = (
-    "  Pause: the longest of each client. By how much an answer came later than the hub's work for\n"
-    "  this call and those before it explains, or how long the client was without a connection."
+    "  Pause: the longest of each client. By how much an answer came later than\n"
+    "  the hub's work for this call and those before it explains, or how long the\n"
+    "  client was without a connection."
 )
 
 
@@ -126,19 +127,19 @@ def _messages(result: dict[str, Any]) -> RenderableType:
     kinds = f"{clients['trio']} trio, {clients['javascript']} JavaScript"
     table.add_row("shutdown mode", "", result["mode"])
     table.add_row("clients", f"{both:,}", kinds)
-    table.add_row("messages sent", f"{counts['sent']:,}", "calls, sends, streams, uploads")
+    table.add_row("messages sent", f"{counts['sent']:,}", "calls, streams, uploads")
     table.add_row("answered", f"{counts['answered']:,}", "")
     table.add_row("answered with an error", *_bad(counts["failed"]))
     table.add_row("lost", *_bad(counts["lost"]))
     table.add_row("duplicated", *_bad(counts["duplicated"]))
     table.add_row("out of order", *_bad(counts["out_of_order"]))
-    table.add_row("broadcasts received", f"{counts['broadcasts']:,}", "one per client and restart")
-    table.add_row("disconnects that clients saw", *_bad(counts["disconnects"]))
+    table.add_row("broadcasts received", f"{counts['broadcasts']:,}", "per client and restart")
+    table.add_row("disconnects", *_bad(counts["disconnects"]))
     table.add_row("clients migrated", f"{result['migrated']:,}", "as the servers report")
     for phase, what in (("restart", "pause in the restarts"), ("steady", "pause without")):
         figures = pause[phase]
         text = " / ".join(f"{figures[name] * 1000:.0f}" for name in ("p50", "p99", "max"))
-        table.add_row(what, f"{text} ms", "p50 / p99 / max of the clients")
+        table.add_row(what, f"{text} ms", "p50 / p99 / max")
     return Group(table, Text(_PAUSE, style="dim"))
 
 
@@ -147,10 +148,10 @@ def _bad(count: int) -> tuple[Text, str]:
 
 
 def _servers(result: dict[str, Any]) -> RenderableType:
-    table = Table(box=box.SIMPLE, padding=(0, 1), title_justify="left")
-    table.add_column("shutdown of", style="bold", no_wrap=True)
+    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0))
+    table.add_column("shutdown (s)", style="bold", no_wrap=True)
     for stage in STAGES:
-        table.add_column(stage, justify="right")
+        table.add_column(stage, justify="right", no_wrap=True)
     for heading in ("migrated", "left", "dropped"):
         table.add_column(heading, justify="right")
     for server in result["servers"]:
@@ -166,4 +167,4 @@ def _servers(result: dict[str, Any]) -> RenderableType:
 
 
 def _time(stage: dict[str, Any]) -> str:
-    return f"{stage['duration']:.3f} s{' !' if stage['timed_out'] else ''}"
+    return f"{stage['duration']:.3f}{'!' if stage['timed_out'] else ''}"

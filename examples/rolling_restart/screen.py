@@ -18,7 +18,7 @@ from examples.rolling_restart.rollout import MODES, Rollout
 
 __all__ = ["LiveScreen", "PlainScreen"]
 
-_BAR = 36
+_BAR = 30
 _HISTORY = 40
 _LINES = 4
 _SPARKS = " ▁▂▃▄▅▆▇█"
@@ -150,9 +150,10 @@ class LiveScreen:
         counts = self._rollout.ledger.totals()
         most = max(self._rate.history, default=0) or 1
         sparks = "".join(_SPARKS[round(8 * rate / most)] for rate in self._rate.history)
-        table = Table.grid(padding=(0, 2))
-        for width in (10, 8, 10, 8, 12, 8, 12, 6):
-            table.add_column(width=width, no_wrap=True, justify="right" if width < 9 else "left")
+        table = Table.grid(padding=(0, 1))
+        for label, figure in ((4, 9), (10, 9), (12, 8), (11, 6)):
+            table.add_column(width=label, no_wrap=True)
+            table.add_column(width=figure, no_wrap=True, justify="right")
         pairs = [
             ("sent", counts.sent),
             ("answered", counts.answered),

@@ -11,11 +11,12 @@ from signalr_trio.link.websocket import WebSocketLink, agreement_header, agreeme
 from signalr_trio.tokens import NAME_IDENTIFIER, make_token
 from signalr_trio.transport.network import TCP, Network
 from signalr_trio.transport.stream import Flusher
-from signalr_trio.transport.websocket import connect_websocket
+from signalr_trio.transport.websocket import UpgradeRefused, connect_websocket
 
 __all__ = ["websocket_connector"]
 
 _USER_AGENT = "signalr_trio"
+_UNAUTHORIZED = 401
 
 
 def websocket_connector(
@@ -44,9 +45,15 @@ def websocket_connector(
             agreement_header(instance),
         ]
         url = endpoint.server_connection_url(hub, cid, target)
-        async with connect_websocket(
-            url, headers=headers, flusher=flusher, max_message_size=None, network=network
-        ) as websocket:
-            yield WebSocketLink(websocket, agreement_in(websocket.response_headers))
+        try:
+            async with connect_websocket(
+                url, headers=headers, flusher=flusher, max_message_size=None, network=network
+            ) as websocket:
+                yield WebSocketLink(websocket, agreement_in(websocket.response_headers))
+        except UpgradeRefused as refused:
+            if refused.status != _UNAUTHORIZED:
+                raise
+            text = f"{refused}: another access key than the service's, or a clock that is wrong"
+            raise UpgradeRefused(text, status=refused.status) from refused
 
     return connect

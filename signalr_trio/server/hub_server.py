@@ -124,6 +124,18 @@ class HubServer:
                 return hub.context
         raise ConfigurationError(f"{hub_class.__name__} is not mapped to a path")
 
+    @property
+    def takes_clients(self) -> bool:
+        """Whether it is connected to the service, for each of its hubs, and not shutting down."""
+        return not self.draining and all(
+            any(connection.is_up for connection in hub.connections) for hub in self.hubs
+        )
+
+    @property
+    def client_count(self) -> int:
+        """Clients that this server has now, of all hubs."""
+        return len(self._unfinished)
+
     def hooks_of(self, hub: ServedHub) -> list[ShutdownHook]:
         return self._hooks.get(hub.hub_class, [])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -28,6 +28,7 @@ from signalr_trio.tokens import (
     verify_request_token,
     verify_token,
 )
+from signalr_trio.transport.cors import ANY_ORIGIN, allow_origins
 from signalr_trio.transport.endpoint import without_token
 from signalr_trio.transport.http import Answer, Request, Response, Upgrade, serve_listeners
 from signalr_trio.transport.network import TCP, Network, listening
@@ -61,6 +62,7 @@ async def open_service(
     secondary_key: str | None = None,
     mode: ServiceMode | str = ServiceMode.DEFAULT,
     upstreams: Sequence[Upstream] = (),
+    origins: Collection[str] = (ANY_ORIGIN,),
     options: ServiceOptions | None = None,
     network: Network = TCP,
     chance: random.Random | None = None,
@@ -76,6 +78,8 @@ async def open_service(
     In the modes serverless and classic, what clients without a hub server do is posted to
     ``upstreams``, the first that matches; both keys sign it. These are connected to over TCP,
     whatever ``network`` is.
+
+    Web pages of ``origins`` are let in (``https://host[:port]``, ``*`` for all).
 
     Raises ConfigurationError for a connection string or a mode that cannot be used, OSError if the
     port is taken.
@@ -93,7 +97,7 @@ async def open_service(
     ):
         background.start_soon(flusher.run)
         serve = partial(serve_listeners, flusher=flusher, max_body=service.options.max_read)
-        background.start_soon(serve, door.handle, listeners)
+        background.start_soon(serve, allow_origins(door.handle, origins), listeners)
         string = f"Endpoint=http://{host};Port={bound};AccessKey={endpoint.access_key};Version=1.0;"
         async with service.running():
             log.info("the service listens on http://%s:%d", host, bound)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import ssl
+from typing import cast
 from urllib.parse import unquote_plus, urlsplit
 
 import attrs
@@ -71,7 +73,7 @@ async def connect(
     try:
         stream = await network.connect(endpoint.host, endpoint.port)
     except OSError as error:
-        raise ConnectionClosed(f"cannot connect to {endpoint.url}: {error}") from error
+        raise ConnectionClosed(f"cannot connect to {endpoint.url}: {_why(error)}") from error
     if not endpoint.tls:
         return stream
     context = ssl_context or ssl.create_default_context()
@@ -85,6 +87,16 @@ async def connect(
             raise
         raise ConnectionClosed(f"no TLS with {endpoint.url}: {error.__cause__}") from error
     return tls
+
+
+def _why(error: OSError) -> str:
+    """trio's own text says only that all attempts have failed."""
+    attempts = error.__cause__
+    if not isinstance(attempts, BaseExceptionGroup):
+        return str(error)
+    failed = cast("BaseExceptionGroup[BaseException]", attempts).exceptions
+    numbers = {one.errno for one in failed if isinstance(one, OSError)}
+    return ", ".join(os.strerror(number) for number in numbers if number) or str(error)
 
 
 def without_token(url: str) -> str:

@@ -46,8 +46,15 @@ TCP: Final[Network] = _Tcp()
 async def listening(
     network: Network, host: str | None, port: int
 ) -> AsyncGenerator[tuple[Sequence[trio.abc.Listener[Any]], int]]:
-    """``network.listen`` for a block that may end before anybody serves the listeners."""
-    listeners, bound = await network.listen(host, port)
+    """``network.listen`` for a block that may end before anybody serves the listeners.
+
+    Raises OSError, with the address in its text.
+    """
+    try:
+        listeners, bound = await network.listen(host, port)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OSError(error.errno, f"cannot listen on {host}:{port}: {reason}") from error
     async with AsyncExitStack() as stack:
         for listener in listeners:
             stack.push_async_exit(listener)

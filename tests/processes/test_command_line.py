@@ -32,6 +32,9 @@ APP = "tests.processes.app:make"
         (["service", "--upstream", "http://a/"], "upstreams need mode serverless or classic"),
         (["service", "--upstream", "http://a/{evnt}"], "'{evnt}' is none of"),
         (["service", "--upstream", "http://a/;hubs=x"], "'hubs' is none of hub, category and"),
+        (["service", "--origin", "http://a/"], "'http://a/' is not of the form"),
+        (["run", APP, "--origin", "a.example"], "'a.example' is not of the form"),
+        (["run", APP, "--report", "no/such/folder"], "there is no folder 'no/such'"),
         (["service", "--log-level", "loud"], "'loud' is not one of"),
         (["serve"], "No such command 'serve'"),
     ],
@@ -49,7 +52,7 @@ def test_a_port_that_is_taken(arguments: list[str]) -> None:
         port = str(taken.getsockname()[1])
         result = CliRunner().invoke(main, [*arguments, "--port", port])
     assert result.exit_code == 1
-    assert "in use" in result.output
+    assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in result.output
     assert "Traceback" not in result.output
 
 

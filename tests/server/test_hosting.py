@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 from collections.abc import Generator
 from functools import partial
 
@@ -10,7 +11,16 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from signalr_trio import ConfigurationError, GracefulShutdown, Hub, HubContext, HubServer, serve
+from signalr_trio import (
+    ConfigurationError,
+    GracefulShutdown,
+    Hub,
+    HubContext,
+    HubServer,
+    open_service,
+    serve,
+)
+from signalr_trio.transport.http_client import http_request
 
 
 class Chat(Hub):
@@ -119,3 +129,54 @@ async def test_a_port_that_is_taken_is_refused() -> None:
         port = listener.socket.getsockname()[1]
         with pytest.raises(OSError, match="in use"):
             await serve(HubServer(), port=port, signals=False)
+
+
+# -- the port ---------------------------------------------------------------------------------
+
+
+async def health(port: int | None, *, origin: str = "http://a") -> tuple[int, str | None]:
+    url = f"http://127.0.0.1:{port}/api/health"
+    response = await http_request("GET", url, headers=[("Origin", origin)])
+    return response.status, response.header("access-control-allow-origin")
+
+
+async def test_health_is_200_until_the_shutdown_begins() -> None:
+    server = HubServer(shutdown=GracefulShutdown("wait_for_clients_close"))
+    server.map(Chat, "/chat")
+    found: list[tuple[int, str | None]] = []
+
+    async with trio.open_nursery() as nursery:
+
+        @server.on_shutdown(Chat)
+        async def ask(context: HubContext) -> None:
+            found.append(await health(port))
+
+        serving = partial(serve, server, port=0, signals=False, origins=["http://a"])
+        port: int | None = await nursery.start(serving)
+        assert await health(port) == (200, "http://a")
+        assert await health(port, origin="http://b") == (200, None)
+        await server.shutdown()
+    assert found == [(503, "http://a")]
+
+
+async def test_health_is_503_without_a_service() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        nobody = unused.getsockname()[1]
+    server = HubServer(f"Endpoint=http://127.0.0.1;Port={nobody};AccessKey={'k' * 32}")
+    server.map(Chat, "/chat")
+    async with trio.open_nursery() as nursery:
+        port = await nursery.start(partial(serve, server, port=0, signals=False))
+        assert await health(port) == (503, None)
+        await server.shutdown()
+
+
+async def test_a_wrong_access_key_is_named_as_what_may_be_wrong(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with open_service(port=0) as running, trio.open_nursery() as nursery:
+        string = f"Endpoint=http://127.0.0.1;Port={running.port};AccessKey={'k' * 32}"
+        server = HubServer(string)
+        server.map(Chat, "/chat")
+        await nursery.start(partial(serve, server, port=None, signals=False))
+        await server.shutdown()
+    assert "status 401: another access key than the service's" in caplog.text

@@ -363,3 +363,20 @@ async def test_the_connection_string_of_a_running_service_leads_to_it(door: Door
     found = parse_connection_string(door.running.connection_string)
     assert (found.port, found.access_key) == (door.running.port, KEY)
     assert KEY not in repr(door.running)
+
+
+# -- pages of other origins -------------------------------------------------------------------
+
+
+async def test_pages_of_all_origins_are_let_in(door: Door) -> None:
+    path, page = "/client/negotiate?hub=chat", ("Origin", "https://app.example")
+    preflight = [page, ("Access-Control-Request-Method", "POST")]
+    asked = await http_request("OPTIONS", door.url(path), headers=preflight)
+    assert (asked.status, asked.header("access-control-allow-methods")) == (204, "POST")
+    answers = [
+        await http_request("POST", door.url(path), headers=[page, *bearer(token)])
+        for token in (client_token(), "no token")
+    ]
+    assert [answer.status for answer in answers] == [200, 401]
+    for answer in answers:
+        assert answer.header("access-control-allow-origin") == "https://app.example"

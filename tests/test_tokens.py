@@ -13,6 +13,7 @@ from signalr_trio.tokens import (
     claims_of,
     make_token,
     user_id_of,
+    verify_request_token,
     verify_token,
 )
 
@@ -81,6 +82,34 @@ def test_the_audience_is_path_and_query_whatever_the_host(audience: object) -> N
 def test_another_audience_is_refused(audience: object) -> None:
     # PyJWT itself refuses what is neither a string nor a list of them.
     assert "audience" in refused(signed(aud=audience)).lower()
+
+
+@pytest.mark.parametrize("behind", ["#x", "\n", "\t", "?", "&"])
+def test_nothing_of_what_is_asked_for_is_left_out(behind: str) -> None:
+    """A name of a hub may have anything in it, once it is decoded."""
+    with pytest.raises(TokenRefused):
+        verify_token(signed(), [KEY], AUDIENCE + behind)
+
+
+@pytest.mark.parametrize(
+    ("asked", "good"),
+    [
+        ("/api/v1/hubs/chat/users/a%20b", True),
+        ("/api/v1/hubs/chat/users/a%20b/", True),
+        ("/api/v1/hubs/chat/users/a%20b?application=x", True),
+        ("/api/v1/hubs/chat/users/a%20b#/groups/g", False),
+        ("/api/v1/hubs/chat/users/a%20bc", False),
+        ("/API/v1/hubs/chat/users/a%20b", False),
+        ("/x://h/api/v1/hubs/chat/users/a%20b", False),
+    ],
+)
+def test_the_audience_of_a_call_is_its_url(asked: str, good: bool) -> None:
+    token = signed(aud="http://host/api/v1/hubs/chat/users/a b")
+    if good:
+        assert verify_request_token(token, [KEY], asked)
+    else:
+        with pytest.raises(TokenRefused):
+            verify_request_token(token, [KEY], asked)
 
 
 def test_an_expired_token_is_refused_with_five_minutes_of_leeway() -> None:

@@ -171,12 +171,12 @@ class _FrontDoor:
         if scheme.lower() != "bearer":
             token = request.param("access_token") or ""
         if not token:
-            log.warning("%s %s: refused, no token", request.method, request.path)
+            log.warning("%s %s: refused, no token", request.method, request.raw_path)
             return None
         try:
             return claims_of(verify(token.strip(), self._keys, audience))
         except TokenRefused as reason:
-            log.warning("%s %s: refused, the token: %s", request.method, request.path, reason)
+            log.warning("%s %s: refused, the token: %s", request.method, request.raw_path, reason)
             return None
 
     def _hub(self, request: Request) -> str | None:

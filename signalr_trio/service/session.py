@@ -240,6 +240,8 @@ class ClientSession:
         self._splitter = protocol.splitter(self.service.options.max_message_size)
         wanted, patience = sticky(self.claims), self.service.options.connect_wait
         connection = await self.service.wait_for_server(self.hub, patience, wanted)
+        if self.gone:
+            return None  # closed in the very step in which this task was to go on
         if connection is None:
             log.warning("client %s: no server for hub %s", self.id, self.hub.name)
             self._refuse(_SERVER_AWAY if self.is_bound else _NO_SERVER)

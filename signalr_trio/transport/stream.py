@@ -322,12 +322,12 @@ class BufferedStream(trio.abc.Stream):
             self._break()
 
     async def _flush_rest(self) -> None:
-        if not self.flusher.stopped:
-            while self.buffered and not self.broken:
-                if self._progress is None:
-                    self._progress = trio.Event()
-                await self._progress.wait()
-        elif self._chunks:
+        while self.buffered and not self.broken and not self.flusher.stopped:
+            if self._progress is None:
+                self._progress = trio.Event()
+            await self._progress.wait()
+        # Left over by a flusher that has stopped, also while we waited for it.
+        if self._chunks:
             await self._send_by_inner()
 
     def _sent(self, count: int) -> None:

@@ -121,7 +121,7 @@ def _connect(
     polled = LongPollingTransport(connection.posted, poll_interval(client.claims))
     session = client.new_session(service, polled, connection)
     # It outlives any of its requests.
-    service.start_soon(session.run)
+    service.serve_apart(session)
     return Response(200, headers=[_BINARY, *_NOT_KEPT])
 
 
@@ -148,7 +148,7 @@ def _serve_stateful(
         window=options.reconnect_window, max_message_size=options.max_message_size
     )
     # It outlives its WebSockets.
-    service.start_soon(client.new_session(service, transport, connection).run)
+    service.serve_apart(client.new_session(service, transport, connection))
     return transport.carry(websocket)
 
 

@@ -22,6 +22,7 @@ from signalr_trio.protocol.messages import Close, Completion, HubMessage, Invoca
 from signalr_trio.service.front_door import open_service
 from signalr_trio.service.options import ServiceOptions
 from signalr_trio.service.service import Service
+from signalr_trio.service.session import ClientSession
 from signalr_trio.tokens import make_token
 
 ENDPOINT = parse_connection_string(DEVELOPMENT)
@@ -434,6 +435,29 @@ async def test_a_service_that_stops_says_so_to_who_polls(autojump_clock) -> None
         assert isinstance(close, Close)
         assert close.allow_reconnect
         nursery.cancel_scope.cancel()
+
+
+async def test_an_error_of_our_own_ends_one_client(
+    autojump_clock, house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever transport it has: the session of one that polls is in nobody's request."""
+    pass_on = ClientSession._pass_on
+
+    def fail(session: ClientSession, messages: list[bytes]) -> None:
+        if any(b"boom" in message for message in messages):
+            raise RuntimeError("a bug of ours")
+        pass_on(session, messages)
+
+    monkeypatch.setattr(ClientSession, "_pass_on", fail)
+    talks = [await house.talk(transport) for transport in CONVERSATION]
+    other = await house.talk("LongPolling")
+    for talk in talks:
+        await talk.call("1", "boom")
+    await trio.sleep(6)
+    await other.call("1", "Echo", 7)
+    assert await other.messages(1) == [Completion("1", 7)]
+    assert caplog.text.count("RuntimeError: a bug of ours") == len(talks)
+    assert house.service.client_count == 1
 
 
 # -- server-sent events -----------------------------------------------------------------------

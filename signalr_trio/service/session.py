@@ -195,7 +195,7 @@ class ClientSession:
                     await self.awaited.noted(messages)
                 self._pass_on(messages)
         except ConnectionClosed as end:
-            log.debug("client %s has left: %s", self.id, end)
+            log.debug("client %s has left: %r", self.id, str(end))
         except ProtocolError as fault:
             log.warning("client %s of hub %s: %s", self.id, self.hub.name, fault)
             self.close(f"Connection closed with an error. {fault}", allow_reconnect=True)
@@ -251,7 +251,7 @@ class ClientSession:
         return request
 
     def _refuse(self, error: str) -> None:
-        log.info("client %s of hub %s is refused: %s", self.id, self.hub.name, error)
+        log.info("client %s of hub %s is refused: %r", self.id, self.hub.name, error)
         self._transport.binary = False
         self._transport.send(handshake.write_response(HandshakeResponse(error)))
         self._close_passed = True

@@ -175,6 +175,17 @@ def plain_close(id: str, error: str = ""):
     return CloseConnection(id, error)
 
 
+async def test_a_log_line_is_one_line(autojump_clock, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever the client calls its protocol."""
+    caplog.set_level("DEBUG", "signalr_trio.service")
+    async with open_cluster() as cluster:
+        await cluster.scripted("A")
+        hello = write_request(HandshakeRequest("json\nWARNING all is well", 1))
+        assert "is not supported" in await refusal(cluster, hello)
+        assert "all is well" in caplog.text
+        assert all("\n" not in record.getMessage() for record in caplog.records)
+
+
 async def test_a_client_that_is_closed_as_its_request_comes_is_not_opened(autojump_clock) -> None:
     """Nobody would ever take it away again: one that polls posts, and says DELETE at once."""
     async with open_cluster() as cluster:

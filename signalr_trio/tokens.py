@@ -126,7 +126,7 @@ def _signed_payload(token: str, keys: Sequence[str]) -> Mapping[str, Any]:
         except jwt.ExpiredSignatureError:
             raise TokenRefused("it has expired") from None
         except jwt.PyJWTError as error:
-            raise TokenRefused(f"it is not a valid token: {error}") from None
+            raise TokenRefused(f"it is not a valid token: {str(error)!r}") from None
         else:
             return payload
     raise TokenRefused(reason)

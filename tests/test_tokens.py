@@ -138,6 +138,11 @@ def test_a_token_that_says_it_needs_no_signature_is_refused() -> None:
     assert "not a valid token" in refused(jwt.encode({"aud": AUDIENCE}, None, algorithm="none"))
 
 
+def test_a_reason_is_one_line_whatever_the_token_says() -> None:
+    names = jwt.encode({}, KEY, "HS256", headers={"crit": ["a\nWARNING b"], "a\nWARNING b": 1})
+    assert "\n" not in refused(names)
+
+
 def test_a_reason_says_nothing_of_the_keys() -> None:
     for reason in (refused(signed(), OTHER), refused("x", OTHER), refused(signed(aud="x"))):
         assert KEY not in reason

@@ -24,6 +24,8 @@ from signalr_trio.service.options import ServiceOptions
 from signalr_trio.service.service import Service
 from signalr_trio.service.session import ClientSession
 from signalr_trio.tokens import make_token
+from signalr_trio.transport.stream import Flusher
+from signalr_trio.transport.websocket import connect_websocket
 
 ENDPOINT = parse_connection_string(DEVELOPMENT)
 MSGPACK = MessagePackProtocol()
@@ -284,6 +286,32 @@ async def test_what_is_posted_before_the_first_get_is_kept(
         talk = Listening(house, path, await house.wire())
         await talk.open()
     assert await talk.hear() == b"{}\x1e"
+
+
+@pytest.mark.parametrize("stateful", ["", "&useStatefulReconnect=true"])
+async def test_what_is_posted_before_a_websocket_waits_for_nobody(
+    autojump_clock, house: House, stateful: str
+) -> None:
+    """Nobody will ever receive it: its request would stay for good."""
+    query = f"hub=chat&negotiateVersion=1{stateful}"
+    negotiated = await house.ask("POST", f"/client/negotiate?{query}")
+    path = f"/client/?hub=chat&id={json.loads(negotiated.body)['connectionToken']}"
+    flusher = Flusher()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(flusher.run)
+        async with trio.open_nursery() as posting:
+            posting.start_soon(house.ask, "POST", path, b"x" * SHORT_LIMIT)
+            await settle()
+            with trio.fail_after(60):
+                async with connect_websocket(
+                    f"http://localhost:{PORT}{path}",
+                    flusher=flusher,
+                    headers=list(authorized().items()),
+                    network=house.network,
+                ):
+                    while posting.child_tasks:
+                        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("transport", CONVERSATION)

@@ -190,11 +190,16 @@ def _poll(service: Service, transport: LongPollingTransport) -> Pending:
     return Pending(respond)
 
 
-async def _post(connection: HttpConnection, data: bytes) -> Response:
+async def _post(connection: HttpConnection, data: bytes) -> Response | Pending:
     if isinstance(connection.transport, (WebSocketTransport, StatefulTransport)):
         return text_response(405, "POST requests are not allowed for WebSocket connections.")
-    await connection.posted.post(data)
-    return Response(200, headers=[_PLAIN])
+
+    async def respond() -> Response:
+        await connection.posted.post(data)
+        return Response(200, headers=[_PLAIN])
+
+    # What waits is watched, which costs a task: it is not kept for who has left.
+    return await respond() if connection.posted.has_room(len(data)) else Pending(respond)
 
 
 def _delete(service: Service, connection: HttpConnection) -> Response:

@@ -288,6 +288,36 @@ async def test_what_is_posted_before_the_first_get_is_kept(
     assert await talk.hear() == b"{}\x1e"
 
 
+@pytest.mark.parametrize("transport", CONVERSATION)
+async def test_posts_that_wait_go_with_who_posted(
+    autojump_clock, house: House, transport: str
+) -> None:
+    """Else requests of clients that hung up would pile up, whole, while the session is not read."""
+    talk = await house.talk(transport)
+    session = next(iter(house.service.hub("chat").sessions.values()))
+    session.pause()
+    session.service.held_size += session.service.options.hold_total + 1
+    await talk.post(JSON.write(Invocation("Echo", ["read"])))
+    await settle()
+    before = count_tasks()
+    wires = [await house.wire() for _ in range(3)]
+    for wire in wires:
+        body = JSON.write(Invocation("Echo", ["x" * SHORT_LIMIT]))
+        await wire.send("POST", talk.path, body=body, headers=authorized())
+    await settle()
+    assert count_tasks() > before
+    for wire in wires:
+        await wire.drop()
+    await settle()
+    assert count_tasks() == before
+    session.service.give_back(session.service.options.hold_total + 1)
+    session.resume()
+
+
+def count_tasks() -> int:
+    return trio.lowlevel.current_statistics().tasks_living
+
+
 @pytest.mark.parametrize("stateful", ["", "&useStatefulReconnect=true"])
 async def test_what_is_posted_before_a_websocket_waits_for_nobody(
     autojump_clock, house: House, stateful: str
@@ -297,20 +327,25 @@ async def test_what_is_posted_before_a_websocket_waits_for_nobody(
     negotiated = await house.ask("POST", f"/client/negotiate?{query}")
     path = f"/client/?hub=chat&id={json.loads(negotiated.body)['connectionToken']}"
     flusher = Flusher()
+    answered = trio.Event()
+
+    async def post() -> None:
+        await house.ask("POST", path, b"x" * SHORT_LIMIT)
+        answered.set()
+
     async with trio.open_nursery() as nursery:
         nursery.start_soon(flusher.run)
-        async with trio.open_nursery() as posting:
-            posting.start_soon(house.ask, "POST", path, b"x" * SHORT_LIMIT)
-            await settle()
-            with trio.fail_after(60):
-                async with connect_websocket(
-                    f"http://localhost:{PORT}{path}",
-                    flusher=flusher,
-                    headers=list(authorized().items()),
-                    network=house.network,
-                ):
-                    while posting.child_tasks:
-                        await trio.sleep(1)
+        nursery.start_soon(post)
+        await settle()
+        assert not answered.is_set()
+        with trio.fail_after(60):
+            async with connect_websocket(
+                f"http://localhost:{PORT}{path}",
+                flusher=flusher,
+                headers=list(authorized().items()),
+                network=house.network,
+            ):
+                await answered.wait()
         nursery.cancel_scope.cancel()
 
 

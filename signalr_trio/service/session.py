@@ -576,6 +576,7 @@ class ClientSession:
             for frame in self._hold.take_parts_of_older_calls():
                 self.service.give_back(len(frame))
                 self._forward(frame)
+            self.resume_reading()
         return self._hold
 
     def hold_all(self) -> None:

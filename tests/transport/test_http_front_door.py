@@ -242,24 +242,36 @@ async def test_clients_that_are_slow(
     assert trio.current_time() - begin == pytest.approx(seconds, abs=2)
 
 
-async def test_a_body_that_drips(flusher: Flusher, autojump_clock: MockClock) -> None:
-    """A byte now and then keeps no request open for hours."""
+@pytest.mark.parametrize(
+    ("piece", "every", "status", "seconds"),
+    [(1, 10, 408, 15), (200, 1, 408, 85), (250, 1, 200, 120), (15_000, 14, 200, 28)],
+)
+async def test_a_body_that_drips(
+    flusher: Flusher,
+    autojump_clock: MockClock,
+    piece: int,
+    every: float,
+    status: int,
+    seconds: float,
+) -> None:
+    """A byte now and then keeps no request open for hours; what is merely slow is waited for."""
     ours, theirs = memory_stream_pair()
     begin = trio.current_time()
+    serve = partial(serve_http, ours, describe, flusher=flusher, max_body=30_000)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(partial(serve_http, ours, describe, flusher=flusher))
+        nursery.start_soon(serve)
 
         async def drip() -> None:
-            while True:
-                await trio.sleep(10)
-                await theirs.send_all(b"x")
+            for _ in range(30_000 // piece):
+                await trio.sleep(every)
+                await theirs.send_all(b"x" * piece)
 
-        await theirs.send_all(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\n")
+        await theirs.send_all(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 30000\r\n\r\n")
         nursery.start_soon(drip)
         answer = bytes(await theirs.receive_some())
         nursery.cancel_scope.cancel()
-    assert statuses(answer) == [408]
-    assert trio.current_time() - begin == pytest.approx(15, abs=2)
+    assert statuses(answer) == [status]
+    assert trio.current_time() - begin == pytest.approx(seconds, abs=2)
 
 
 UPGRADE = {

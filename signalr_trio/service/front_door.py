@@ -69,9 +69,8 @@ async def open_service(
 
     The port is that of the connection string unless ``port`` says otherwise (0: any free one).
     Tokens are accepted that the access key or ``secondary_key`` signed. ``chance`` makes the ids of
-    connections. At the end of the block
-    hand-overs under way may end (5 s), clients are told to reconnect, and the server connections
-    are closed.
+    connections. At the end of the block hand-overs under way may end (5 s), clients are told to
+    reconnect, and the server connections are closed.
 
     In the modes serverless and classic, what clients without a hub server do is posted to
     ``upstreams``, the first that matches; both keys sign it. These are connected to over TCP,

@@ -13,6 +13,7 @@ from signalr_trio.tokens import (
     claims_of,
     make_token,
     user_id_of,
+    verify_request_token,
     verify_token,
 )
 
@@ -83,6 +84,34 @@ def test_another_audience_is_refused(audience: object) -> None:
     assert "audience" in refused(signed(aud=audience)).lower()
 
 
+@pytest.mark.parametrize("behind", ["#x", "\n", "\t", "?", "&"])
+def test_nothing_of_what_is_asked_for_is_left_out(behind: str) -> None:
+    """A name of a hub may have anything in it, once it is decoded."""
+    with pytest.raises(TokenRefused):
+        verify_token(signed(), [KEY], AUDIENCE + behind)
+
+
+@pytest.mark.parametrize(
+    ("asked", "good"),
+    [
+        ("/api/v1/hubs/chat/users/a%20b", True),
+        ("/api/v1/hubs/chat/users/a%20b/", True),
+        ("/api/v1/hubs/chat/users/a%20b?application=x", True),
+        ("/api/v1/hubs/chat/users/a%20b#/groups/g", False),
+        ("/api/v1/hubs/chat/users/a%20bc", False),
+        ("/API/v1/hubs/chat/users/a%20b", False),
+        ("/x://h/api/v1/hubs/chat/users/a%20b", False),
+    ],
+)
+def test_the_audience_of_a_call_is_its_url(asked: str, good: bool) -> None:
+    token = signed(aud="http://host/api/v1/hubs/chat/users/a b")
+    if good:
+        assert verify_request_token(token, [KEY], asked)
+    else:
+        with pytest.raises(TokenRefused):
+            verify_request_token(token, [KEY], asked)
+
+
 def test_an_expired_token_is_refused_with_five_minutes_of_leeway() -> None:
     now = int(time.time())
     assert refused(signed(exp=now - 400)) == "it has expired"
@@ -107,6 +136,11 @@ def test_what_is_no_token_is_refused(token: str) -> None:
 
 def test_a_token_that_says_it_needs_no_signature_is_refused() -> None:
     assert "not a valid token" in refused(jwt.encode({"aud": AUDIENCE}, None, algorithm="none"))
+
+
+def test_a_reason_is_one_line_whatever_the_token_says() -> None:
+    names = jwt.encode({}, KEY, "HS256", headers={"crit": ["a\nWARNING b"], "a\nWARNING b": 1})
+    assert "\n" not in refused(names)
 
 
 def test_a_reason_says_nothing_of_the_keys() -> None:

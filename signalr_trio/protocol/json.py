@@ -243,7 +243,7 @@ def _headers(fields: Fields) -> dict[str, str] | None:
     headers = cast("dict[str, str]", value)
     for name, text in headers.items():
         if type(text) is not str:
-            raise ProtocolError(f"Expected header '{name}' to be of type String.")
+            raise ProtocolError(f"Expected header {name!r} to be of type String.")
     return headers or None
 
 

@@ -121,7 +121,7 @@ def _connect(
     polled = LongPollingTransport(connection.posted, poll_interval(client.claims))
     session = client.new_session(service, polled, connection)
     # It outlives any of its requests.
-    service.start_soon(session.run)
+    service.serve_apart(session)
     return Response(200, headers=[_BINARY, *_NOT_KEPT])
 
 
@@ -148,7 +148,7 @@ def _serve_stateful(
         window=options.reconnect_window, max_message_size=options.max_message_size
     )
     # It outlives its WebSockets.
-    service.start_soon(client.new_session(service, transport, connection).run)
+    service.serve_apart(client.new_session(service, transport, connection))
     return transport.carry(websocket)
 
 
@@ -190,11 +190,16 @@ def _poll(service: Service, transport: LongPollingTransport) -> Pending:
     return Pending(respond)
 
 
-async def _post(connection: HttpConnection, data: bytes) -> Response:
+async def _post(connection: HttpConnection, data: bytes) -> Response | Pending:
     if isinstance(connection.transport, (WebSocketTransport, StatefulTransport)):
         return text_response(405, "POST requests are not allowed for WebSocket connections.")
-    await connection.posted.post(data)
-    return Response(200, headers=[_PLAIN])
+
+    async def respond() -> Response:
+        await connection.posted.post(data)
+        return Response(200, headers=[_PLAIN])
+
+    # What waits is watched, which costs a task: it is not kept for who has left.
+    return await respond() if connection.posted.has_room(len(data)) else Pending(respond)
 
 
 def _delete(service: Service, connection: HttpConnection) -> Response:

@@ -71,9 +71,8 @@ async def open_service(
 
     The port is that of the connection string unless ``port`` says otherwise (0: any free one).
     Tokens are accepted that the access key or ``secondary_key`` signed. ``chance`` makes the ids of
-    connections. At the end of the block
-    hand-overs under way may end (5 s), clients are told to reconnect, and the server connections
-    are closed.
+    connections. At the end of the block hand-overs under way may end (5 s), clients are told to
+    reconnect, and the server connections are closed.
 
     In the modes serverless and classic, what clients without a hub server do is posted to
     ``upstreams``, the first that matches; both keys sign it. These are connected to over TCP,
@@ -175,12 +174,12 @@ class _FrontDoor:
         if scheme.lower() != "bearer":
             token = request.param("access_token") or ""
         if not token:
-            log.warning("%s %s: refused, no token", request.method, request.path)
+            log.warning("%s %s: refused, no token", request.method, request.raw_path)
             return None
         try:
             return claims_of(verify(token.strip(), self._keys, audience))
         except TokenRefused as reason:
-            log.warning("%s %s: refused, the token: %s", request.method, request.path, reason)
+            log.warning("%s %s: refused, the token: %s", request.method, request.raw_path, reason)
             return None
 
     def _hub(self, request: Request) -> str | None:

@@ -15,6 +15,7 @@ __all__ = ["LARGEST_PAGE", "Groups"]
 
 LARGEST_PAGE = 200
 """Members that are listed at once, at the most."""
+_FEW = 1000
 
 
 class Groups:
@@ -25,6 +26,8 @@ class Groups:
         self._sessions: dict[str, dict[ClientSession, None]] = {}
         self._members: dict[str, dict[str, float | None]] = {}
         """Group -> user id -> when the membership ends (None: never)."""
+        self._until_sweep = _FEW
+        """Memberships with a time that may be made before those that are over are looked for."""
 
     def join(self, session: ClientSession, group: str) -> None:
         self._sessions.setdefault(group, {})[session] = None
@@ -53,6 +56,23 @@ class Groups:
             return
         ends = None if ttl is None else trio.current_time() + ttl
         self._members.setdefault(group, {})[user_id] = ends
+        if ends is not None:
+            self._until_sweep -= 1
+            if self._until_sweep < 0:
+                self._sweep()
+
+    def _sweep(self) -> None:
+        """A group that nobody sends to would keep its members for ever."""
+        for group in list(self._members):
+            self._forget_ended(group)
+        # As many as there are: so a sweep costs each membership but a constant.
+        self._until_sweep = max(_FEW, sum(map(len, self._members.values())))
+
+    def _forget_ended(self, group: str) -> None:
+        now = trio.current_time()
+        for user_id, ends in list(self._members[group].items()):
+            if ends is not None and ends <= now:
+                self.user_leave(user_id, group)
 
     def user_leave(self, user_id: str, group: str | None) -> None:
         """Takes a user out of a group, or of all groups."""
@@ -66,16 +86,12 @@ class Groups:
     def members(self, group: str) -> list[ClientSession]:
         """The clients in a group, each once."""
         found = self._sessions.get(group, {})
-        users = self._members.get(group)
-        if not users:
+        if group not in self._members:
             return list(found)
-        now = trio.current_time()
+        self._forget_ended(group)
         merged = dict(found)
-        for user_id, ends in list(users.items()):
-            if ends is not None and ends <= now:
-                self.user_leave(user_id, group)
-            else:
-                merged |= self._users.get(user_id, {})
+        for user_id in self._members.get(group, ()):
+            merged |= self._users.get(user_id, {})
         return list(merged)
 
     def page(self, group: str, after: str, size: int) -> tuple[list[ClientSession], bool]:

@@ -43,7 +43,12 @@ class HttpConnection:
         self.transport = transport
         self.session = session
         self.expires = float("inf")
+        if transport.name == "WebSockets":
+            self._end_posts("the client has a WebSocket")
 
     def expire(self) -> None:
+        self._end_posts("nobody connected")
+
+    def _end_posts(self, reason: str) -> None:
         if self._posted is not None:
-            self._posted.end("nobody connected")
+            self._posted.end(reason)

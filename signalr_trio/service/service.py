@@ -147,6 +147,10 @@ class Service:
 
     # -- clients ----------------------------------------------------------------------------
 
+    def serve_apart(self, session: ClientSession) -> None:
+        """Runs the session of a client that outlives its requests."""
+        self.start_soon(_run_apart, session)
+
     def hub(self, name: str) -> ServiceHub:
         """The hub of that name, which is made when it is first asked for."""
         name = name.lower()
@@ -367,3 +371,11 @@ class Service:
         servers = (connection.server for connection in hub.connections)
         ids = dict.fromkeys(server.id for server in servers if not server.fallback)
         return f"{time.time_ns() // 1_000_000}:{';'.join(ids)}"
+
+
+async def _run_apart(session: ClientSession) -> None:
+    """An error of ours ends this client; whose session is run by its request, has HTTP see to it."""
+    try:
+        await session.run()
+    except Exception:
+        log.exception("client %s of hub %s: its session has failed", session.id, session.hub.name)

@@ -195,7 +195,7 @@ class ClientSession:
                     await self.awaited.noted(messages)
                 self._pass_on(messages)
         except ConnectionClosed as end:
-            log.debug("client %s has left: %s", self.id, end)
+            log.debug("client %s has left: %r", self.id, str(end))
         except ProtocolError as fault:
             log.warning("client %s of hub %s: %s", self.id, self.hub.name, fault)
             self.close(f"Connection closed with an error. {fault}", allow_reconnect=True)
@@ -240,6 +240,8 @@ class ClientSession:
         self._splitter = protocol.splitter(self.service.options.max_message_size)
         wanted, patience = sticky(self.claims), self.service.options.connect_wait
         connection = await self.service.wait_for_server(self.hub, patience, wanted)
+        if self.gone:
+            return None  # closed in the very step in which this task was to go on
         if connection is None:
             log.warning("client %s: no server for hub %s", self.id, self.hub.name)
             self._refuse(_SERVER_AWAY if self.is_bound else _NO_SERVER)
@@ -249,7 +251,7 @@ class ClientSession:
         return request
 
     def _refuse(self, error: str) -> None:
-        log.info("client %s of hub %s is refused: %s", self.id, self.hub.name, error)
+        log.info("client %s of hub %s is refused: %r", self.id, self.hub.name, error)
         self._transport.binary = False
         self._transport.send(handshake.write_response(HandshakeResponse(error)))
         self._close_passed = True
@@ -573,6 +575,7 @@ class ClientSession:
             for frame in self._hold.take_parts_of_older_calls():
                 self.service.give_back(len(frame))
                 self._forward(frame)
+            self.resume_reading()
         return self._hold
 
     def hold_all(self) -> None:

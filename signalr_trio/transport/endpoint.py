@@ -47,6 +47,7 @@ def parse_url(url: str) -> Endpoint:
     try:
         parts = urlsplit(url)
         port = parts.port
+        (parts.hostname or "").encode("idna")  # as to connect will; its error would be no OSError
     except ValueError as error:
         raise ConfigurationError(f"{shown!r} is not a URL: {error}") from None
     if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:

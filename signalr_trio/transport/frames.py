@@ -177,7 +177,9 @@ class FrameScanner:
     def _count_fragment(self, first: int, length: int) -> None:
         if first & 0x8 == 0:
             self._in_fragments = first & 0x80 == 0
-            self._fragments_size = self._fragments_size + length if self._in_fragments else 0
+            # An empty one counts too: the parser keeps each until the last.
+            size = self._fragments_size + max(length, 1)
+            self._fragments_size = size if self._in_fragments else 0
 
     def _end(self, kind: Kind, data: bytes, items: list[Message | Passed]) -> int:
         self._ended = kind

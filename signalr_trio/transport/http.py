@@ -45,6 +45,8 @@ MAX_BODY = 1024 * 1024
 MAX_HEAD = 32 * 1024
 #: Seconds for the head of a request, and between two pieces of its body.
 HEADER_TIMEOUT = 15.0
+#: Bytes of a body that must come each second, or it takes HEADER_TIMEOUT in all: Kestrel's default.
+_LEAST_RATE = 240.0
 #: Seconds that a connection is kept without a request, and for an answer to be taken.
 IDLE_TIMEOUT = 120.0
 
@@ -202,8 +204,8 @@ async def serve_http(
 ) -> None:
     """Serve the requests of one connection, one after the other, and close it.
 
-    What ``handler`` raises is logged and answered with 500. Nothing is raised for what the client
-    does.
+    What ``handler`` raises is logged and answered with 500. No error is raised, since it would end
+    the listener and with it all other connections.
     """
     buffered = BufferedStream(stream, flusher)
     try:
@@ -223,6 +225,8 @@ async def serve_http(
                 await websocket.aclose()
     except (trio.BrokenResourceError, trio.ClosedResourceError):
         pass  # the client is gone
+    except Exception:
+        _logger.exception("an HTTP connection has failed")
     finally:
         await buffered.aclose()
 
@@ -278,7 +282,7 @@ class _HttpConnection:
             headers=[("Date", _now()), *upgrade.headers],
             max_message_size=upgrade.max_message_size,
         )
-        return websocket, upgrade.serve, request.path
+        return websocket, upgrade.serve, request.raw_path
 
     async def _answer(
         self, request: Request, handler: Handler
@@ -343,7 +347,8 @@ class _HttpConnection:
         left()
 
     def _log_failure(self, request: Request) -> None:
-        target = without_token(f"{request.path}?{request.query_string}")
+        # As it was sent: decoded, it could hold line breaks.
+        target = without_token(f"{request.raw_path}?{request.query_string}")
         _logger.exception("%s %s: the handler has failed", request.method, target)
 
     async def _read_head(self) -> h11.Request | None:
@@ -365,6 +370,7 @@ class _HttpConnection:
             # h11 bounds heads that come in pieces only.
             if len(event.target) + sum(len(n) + len(v) for n, v in event.headers) > MAX_HEAD:
                 raise _Refused(431)
+            _check_framing(event)
             return event
         if event is h11.NEED_DATA and self._h11.trailing_data[0]:
             raise _Refused(408)
@@ -377,10 +383,13 @@ class _HttpConnection:
         if self._h11.they_are_waiting_for_100_continue:
             self._write(h11.InformationalResponse(status_code=100, headers=[]))
         body = bytearray()
+        begun = trio.current_time()
         while True:
             event = self._h11.next_event()
             if event is h11.NEED_DATA:
-                with trio.move_on_after(self._header_timeout) as waiting:
+                latest = begun + len(body) / _LEAST_RATE
+                latest = min(latest, trio.current_time()) + self._header_timeout
+                with trio.move_on_at(latest) as waiting:
                     await self._receive()
                 if waiting.cancelled_caught:
                     raise _Refused(408)
@@ -399,7 +408,10 @@ class _HttpConnection:
         path, _, query = target.partition("?")
         if not path.startswith("/"):
             # Absolute form, meant for proxies: servers must take it too (RFC 9112, 3.2.2).
-            path = urlsplit(path).path or "/"
+            try:
+                path = urlsplit(path).path or "/"
+            except ValueError:  # half an IPv6 address
+                raise _Refused(400) from None
         return Request(
             method=head.method.decode("ascii"),
             path=unquote(path),
@@ -461,6 +473,15 @@ class _HttpConnection:
 def _first(pairs: Headers, name: str) -> str | None:
     wanted = name.lower()
     return next((value for key, value in pairs if key.lower() == wanted), None)
+
+
+def _check_framing(head: h11.Request) -> None:
+    """Refuses what a proxy before us may cut elsewhere than h11 does (RFC 9112, 6.1)."""
+    names = {name for name, _ in head.headers}
+    if b"transfer-encoding" in names and (
+        b"content-length" in names or head.http_version != b"1.1"
+    ):
+        raise _Refused(400)
 
 
 def _is_websocket_key(key: str) -> bool:

@@ -24,9 +24,15 @@ class Posted:
         self._arrived = trio.lowlevel.ParkingLot()
         self._received = trio.lowlevel.ParkingLot()
 
+    def has_room(self, size: int) -> bool:
+        """Whether ``post`` of so many bytes returns without waiting."""
+        return not self._posting.locked() and len(self._data) + size <= _LIMIT
+
     async def post(self, data: bytes) -> None:
-        """Returns when there is room for more, or nobody receives any longer."""
+        """Returns when there is room for more; behind the end nothing is kept."""
         async with self._posting:
+            if self._ended is not None:
+                return
             self._data += data
             self._arrived.unpark_all()
             while len(self._data) > _LIMIT and self._ended is None:

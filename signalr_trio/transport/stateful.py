@@ -12,7 +12,7 @@ from collections import deque
 
 import trio
 
-from signalr_trio.errors import ConnectionClosed
+from signalr_trio.errors import ConnectionClosed, ProtocolError
 from signalr_trio.protocol.framing import Splitter
 from signalr_trio.protocol.hub_protocol import HubProtocol
 from signalr_trio.protocol.message_buffer import COUNTED, STATEFUL_VERSION, MessageBuffer
@@ -23,6 +23,8 @@ from signalr_trio.transport.websocket import WebSocket
 __all__ = ["StatefulTransport"]
 
 _LOST = 1006
+#: Stands for what is no hub message.
+_UNCOUNTED = 0
 #: They belong to a moment, and do not wait behind what waits.
 _AT_ONCE = frozenset((MessageType.PING, MessageType.ACK, MessageType.SEQUENCE))
 
@@ -43,7 +45,6 @@ class StatefulTransport(ClientTransport):
         "_is_answered",
         "_max_message_size",
         "_news",
-        "_outgoing",
         "_over",
         "_protocol",
         "_waiting",
@@ -55,7 +56,6 @@ class StatefulTransport(ClientTransport):
 
     _protocol: HubProtocol
     _incoming: Splitter
-    _outgoing: Splitter
 
     def __init__(self, *, window: float, max_message_size: int) -> None:
         self.binary = False
@@ -65,7 +65,7 @@ class StatefulTransport(ClientTransport):
         self._away_since: float | None = None
         self._buffer: MessageBuffer | None = None
         self._is_answered = False
-        self._waiting: deque[bytes] = deque()
+        self._waiting: deque[tuple[bytes, int]] = deque()
         self._waiting_size = 0
         self._over = False
         self._news = trio.lowlevel.ParkingLot()
@@ -98,7 +98,6 @@ class StatefulTransport(ClientTransport):
         self._protocol = protocol
         self._buffer = MessageBuffer()
         self._incoming = protocol.splitter(self._max_message_size)
-        self._outgoing = protocol.splitter(None)
         return self._new_of(behind, self._buffer)
 
     async def receive(self) -> bytes:
@@ -159,15 +158,25 @@ class StatefulTransport(ClientTransport):
             self._is_answered = True
             self._write(payload)
             return
-        for frame in self._outgoing.feed(payload):
-            type = self._protocol.peek(frame).type
+        for frame, type in self._frames_of(payload):
             if type in _AT_ONCE:
                 self._write(frame)
             elif self._waiting or self._buffer.full:
-                self._waiting.append(frame)
+                self._waiting.append((frame, type))
                 self._waiting_size += len(frame)
             else:
                 self._send_one(frame, type, self._buffer)
+
+    def _frames_of(self, payload: bytes) -> list[tuple[bytes, int]]:
+        """Whole messages, each with its type. What a server says that is none goes on as it is, with
+        a type that is not counted: it is the client's to judge, and no other client's to suffer for.
+        """
+        outgoing = self._protocol.splitter(None)
+        try:
+            frames = [(frame, self._protocol.peek(frame).type) for frame in outgoing.feed(payload)]
+        except ProtocolError:
+            return [(payload, _UNCOUNTED)]
+        return [(payload, _UNCOUNTED)] if outgoing.pending else frames
 
     def _send_one(self, frame: bytes, type: int, buffer: MessageBuffer) -> None:
         if type in COUNTED:
@@ -176,9 +185,9 @@ class StatefulTransport(ClientTransport):
 
     def _send_waiting(self, buffer: MessageBuffer, *, all: bool = False) -> None:
         while self._waiting and (all or not buffer.full):
-            frame = self._waiting.popleft()
+            frame, type = self._waiting.popleft()
             self._waiting_size -= len(frame)
-            self._send_one(frame, self._protocol.peek(frame).type, buffer)
+            self._send_one(frame, type, buffer)
 
     def _write(self, payload: bytes) -> None:
         if self._websocket is not None:

@@ -331,12 +331,12 @@ class BufferedStream(trio.abc.Stream):
             self._break()
 
     async def _flush_rest(self) -> None:
-        if not self.flusher.stopped:
-            while self.buffered and not self.broken:
-                if self._progress is None:
-                    self._progress = trio.Event()
-                await self._progress.wait()
-        elif data := self._take():
+        while self.buffered and not self.broken and not self.flusher.stopped:
+            if self._progress is None:
+                self._progress = trio.Event()
+            await self._progress.wait()
+        # Left over by a flusher that has stopped, also while we waited for it.
+        if data := self._take():
             await self._send_by_inner(data)
 
     def _break(self) -> None:

@@ -71,6 +71,9 @@ REQUESTS = {
     "negotiate, another hub first": Bad(401, "POST", f"{NEGOTIATE}?hub=x&hub=chat", BEARER),
     "negotiate, a hub of bad UTF-8": Bad(401, "POST", f"{NEGOTIATE}?hub=%ff%fe", BEARER),
     "negotiate, a hub with a zero": Bad(401, "POST", f"{NEGOTIATE}?hub=chat%00", BEARER),
+    "negotiate, a hub with a fragment": Bad(401, "POST", f"{NEGOTIATE}?hub=chat%23a", BEARER),
+    "negotiate, a hub with a line break": Bad(401, "POST", f"{NEGOTIATE}?hub=ch%0aat", BEARER),
+    "negotiate, a hub with a tab": Bad(401, "POST", f"{NEGOTIATE}?hub=chat%09", BEARER),
     "negotiate, a hub with a query": Bad(401, "POST", f"{NEGOTIATE}?hub=chat%26a=1", BEARER),
     "negotiate, half an escape": Bad(401, "POST", f"{NEGOTIATE}?hub=chat%2", BEARER),
     "negotiate without a token": Bad(401, "POST", f"{NEGOTIATE}?hub=chat"),
@@ -150,6 +153,15 @@ async def test_a_bad_request_has_its_status(
     assert OF_SERVER not in caplog.text
     if bad.status == 401:
         assert "refused" in caplog.text
+
+
+async def test_a_log_line_is_one_line(door: Door, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever comes without a token writes no lines of his own."""
+    await door.ask("POST", "/api/v1/hubs/chat/users/a%0aWARNING%0db")
+    refused = [one.getMessage() for one in caplog.records if "refused" in one.getMessage()]
+    assert [line.splitlines() for line in refused] == [
+        ["POST /api/v1/hubs/chat/users/a%0aWARNING%0db: refused, no token"]
+    ]
 
 
 @pytest.mark.parametrize("version", ["1&negotiateVersion=1", "1.0", "0x1", "9" * 5000, "%ff"])

@@ -11,6 +11,8 @@ from signalr_trio.protocol.handshake import HandshakeRequest, write_request
 from signalr_trio.protocol.messagepack import MessagePackProtocol
 from signalr_trio.protocol.messages import Invocation
 from signalr_trio.service.options import ServiceOptions
+from signalr_trio.transport.long_polling import LongPollingTransport
+from signalr_trio.transport.posted import Posted
 
 
 async def refusal(cluster: Cluster, hello: bytes) -> str:
@@ -171,3 +173,31 @@ def plain_close(id: str, error: str = ""):
     from signalr_trio.protocol.service_messages import CloseConnection
 
     return CloseConnection(id, error)
+
+
+async def test_a_log_line_is_one_line(autojump_clock, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever the client calls its protocol."""
+    caplog.set_level("DEBUG", "signalr_trio.service")
+    async with open_cluster() as cluster:
+        await cluster.scripted("A")
+        hello = write_request(HandshakeRequest("json\nWARNING all is well", 1))
+        assert "is not supported" in await refusal(cluster, hello)
+        assert "all is well" in caplog.text
+        assert all("\n" not in record.getMessage() for record in caplog.records)
+
+
+async def test_a_client_that_is_closed_as_its_request_comes_is_not_opened(autojump_clock) -> None:
+    """Nobody would ever take it away again: one that polls posts, and says DELETE at once."""
+    async with open_cluster() as cluster:
+        a = await cluster.scripted("A")
+        posted = Posted()
+        session = cluster.service.new_client(
+            "chat", LongPollingTransport(posted), connection_id="c", claims=[]
+        )
+        cluster.nursery.start_soon(session.run)
+        await settle()
+        await posted.post(HELLO)
+        session.close()
+        await settle()
+        assert a.opened == {}
+        assert cluster.service.hub("chat").sessions == {}

@@ -14,6 +14,7 @@ from harness.servers import ScriptedServer
 from signalr_trio.protocol import service_messages as m
 from signalr_trio.protocol.messages import Invocation
 from signalr_trio.protocol.service_protocol import read_group_member_page
+from signalr_trio.service.groups import Groups
 
 OK, NOT_FOUND = m.AckStatus.OK, m.AckStatus.NOT_FOUND
 PAYLOADS = {"json": JSON.write(Invocation("hi", []))}
@@ -237,3 +238,17 @@ async def test_a_page_of_nothing_is_refused(
 ) -> None:
     query = m.GroupMemberQuery("g", 1, top, None, size)
     assert await room.ask(query) == m.AckStatus.INTERNAL_SERVER_ERROR
+
+
+async def test_memberships_whose_time_is_over_do_not_pile_up(autojump_clock) -> None:
+    """Also in groups that nobody ever sends to, as those of one visit each."""
+    groups = Groups({})
+    for visit in range(20):
+        for number in range(500):
+            groups.user_join(f"user {number}", f"visit {visit}.{number}", 60)
+        await trio.sleep(61)
+    assert len(groups._members) <= 1500
+    groups.user_join("ann", "g", None)
+    for number in range(5000):
+        groups.user_join("bob", f"g{number % 10}", 60)
+    assert len(groups._members) == 11

@@ -616,6 +616,26 @@ async def test_a_paused_client_is_handed_over_with_what_is_held(
     assert len(scene.b.data_of("c")) == 1
 
 
+async def test_a_hold_of_items_is_read_on_when_a_hand_over_lets_them_pass(autojump_clock) -> None:
+    """What the old server waits for may be what has not been read yet."""
+    async with open_cluster(ServiceOptions(hold_limit=300)) as cluster:
+        a = await cluster.scripted("A")
+        client = await cluster.client()
+        await cluster.scripted("B")
+        for _ in range(2):
+            a.connections[0].send(flow(FlowControlOperation.PAUSE))
+        await settle()
+        client.item("upload", "x" * 300)
+        await settle()
+        client.item("upload", 2)
+        client.complete("upload")
+        await settle()
+        assert client.transport.unread
+        a.fin()
+        await settle()
+        assert [JSON.peek(frame).type for frame in a.data_of("c")] == [2, 2, 3]
+
+
 async def test_another_server_cannot_pause_a_client(autojump_clock, scene: Scene) -> None:
     scene.new.send(flow(FlowControlOperation.PAUSE))
     await settle()

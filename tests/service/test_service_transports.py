@@ -22,7 +22,10 @@ from signalr_trio.protocol.messages import Close, Completion, HubMessage, Invoca
 from signalr_trio.service.front_door import open_service
 from signalr_trio.service.options import ServiceOptions
 from signalr_trio.service.service import Service
+from signalr_trio.service.session import ClientSession
 from signalr_trio.tokens import make_token
+from signalr_trio.transport.stream import Flusher
+from signalr_trio.transport.websocket import connect_websocket
 
 ENDPOINT = parse_connection_string(DEVELOPMENT)
 MSGPACK = MessagePackProtocol()
@@ -286,6 +289,67 @@ async def test_what_is_posted_before_the_first_get_is_kept(
 
 
 @pytest.mark.parametrize("transport", CONVERSATION)
+async def test_posts_that_wait_go_with_who_posted(
+    autojump_clock, house: House, transport: str
+) -> None:
+    """Else requests of clients that hung up would pile up, whole, while the session is not read."""
+    talk = await house.talk(transport)
+    session = next(iter(house.service.hub("chat").sessions.values()))
+    session.pause()
+    session.service.held_size += session.service.options.hold_total + 1
+    await talk.post(JSON.write(Invocation("Echo", ["read"])))
+    await settle()
+    before = count_tasks()
+    wires = [await house.wire() for _ in range(3)]
+    for wire in wires:
+        body = JSON.write(Invocation("Echo", ["x" * SHORT_LIMIT]))
+        await wire.send("POST", talk.path, body=body, headers=authorized())
+    await settle()
+    assert count_tasks() > before
+    for wire in wires:
+        await wire.drop()
+    await settle()
+    assert count_tasks() == before
+    session.service.give_back(session.service.options.hold_total + 1)
+    session.resume()
+
+
+def count_tasks() -> int:
+    return trio.lowlevel.current_statistics().tasks_living
+
+
+@pytest.mark.parametrize("stateful", ["", "&useStatefulReconnect=true"])
+async def test_what_is_posted_before_a_websocket_waits_for_nobody(
+    autojump_clock, house: House, stateful: str
+) -> None:
+    """Nobody will ever receive it: its request would stay for good."""
+    query = f"hub=chat&negotiateVersion=1{stateful}"
+    negotiated = await house.ask("POST", f"/client/negotiate?{query}")
+    path = f"/client/?hub=chat&id={json.loads(negotiated.body)['connectionToken']}"
+    flusher = Flusher()
+    answered = trio.Event()
+
+    async def post() -> None:
+        await house.ask("POST", path, b"x" * SHORT_LIMIT)
+        answered.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(flusher.run)
+        nursery.start_soon(post)
+        await settle()
+        assert not answered.is_set()
+        with trio.fail_after(60):
+            async with connect_websocket(
+                f"http://localhost:{PORT}{path}",
+                flusher=flusher,
+                headers=list(authorized().items()),
+                network=house.network,
+            ):
+                await answered.wait()
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("transport", CONVERSATION)
 async def test_posts_wait_while_the_client_is_not_read(
     autojump_clock, house: House, transport: str
 ) -> None:
@@ -434,6 +498,29 @@ async def test_a_service_that_stops_says_so_to_who_polls(autojump_clock) -> None
         assert isinstance(close, Close)
         assert close.allow_reconnect
         nursery.cancel_scope.cancel()
+
+
+async def test_an_error_of_our_own_ends_one_client(
+    autojump_clock, house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever transport it has: the session of one that polls is in nobody's request."""
+    pass_on = ClientSession._pass_on
+
+    def fail(session: ClientSession, messages: list[bytes]) -> None:
+        if any(b"boom" in message for message in messages):
+            raise RuntimeError("a bug of ours")
+        pass_on(session, messages)
+
+    monkeypatch.setattr(ClientSession, "_pass_on", fail)
+    talks = [await house.talk(transport) for transport in CONVERSATION]
+    other = await house.talk("LongPolling")
+    for talk in talks:
+        await talk.call("1", "boom")
+    await trio.sleep(6)
+    await other.call("1", "Echo", 7)
+    assert await other.messages(1) == [Completion("1", 7)]
+    assert caplog.text.count("RuntimeError: a bug of ours") == len(talks)
+    assert house.service.client_count == 1
 
 
 # -- server-sent events -----------------------------------------------------------------------

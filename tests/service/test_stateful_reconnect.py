@@ -18,6 +18,7 @@ from harness.raw_http import RawHttp
 from signalr_trio import ConnectionMigrationFeature, GracefulShutdown, Hub, HubServer
 from signalr_trio.connection_string import DEVELOPMENT, parse_connection_string
 from signalr_trio.errors import ConnectionClosed
+from signalr_trio.protocol import service_messages as m
 from signalr_trio.protocol.handshake import HandshakeRequest, write_request
 from signalr_trio.protocol.hub_protocol import HubProtocol
 from signalr_trio.protocol.message_buffer import BUFFER_LIMIT
@@ -304,6 +305,26 @@ async def test_a_sequence_that_leaves_something_out(autojump_clock, house: House
     assert isinstance(close, Close)
     assert close.error is not None
     assert "Sequence ID greater" in close.error
+
+
+@pytest.mark.parametrize(
+    ("protocol", "nonsense"),
+    [(JSON, b"no JSON\x1e"), (JSON, b'{"type":1'), (MSGPACK, b"\xff" * 5), (MSGPACK, b"\x05\x91")],
+)
+async def test_nonsense_of_a_server_goes_to_the_client_as_it_is(
+    autojump_clock, house: House, protocol: HubProtocol, nonsense: bytes
+) -> None:
+    """As it would without stateful reconnect; and the server is not ended for it."""
+    client = await house.client(protocol=protocol)
+    b = await house.cluster.scripted("B")
+    hello = Invocation("hello", [])
+    for payload in (nonsense, protocol.write(hello)):
+        b.connections[0].send(m.BroadcastData([], {protocol.name: payload}))
+    assert await client.socket.receive() == nonsense
+    assert await client.hear(1) == [hello]
+    b.connections[0].send(m.CheckUserExistenceWithAck("ann", 7))
+    await settle()
+    assert [ack.ack_id for ack in b.connections[0].of(m.Ack)] == [7]
 
 
 async def test_a_socket_that_seems_open_is_replaced(autojump_clock, house: House) -> None:

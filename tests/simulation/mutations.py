@@ -653,8 +653,8 @@ MUTATIONS: Final[Sequence[Mutation]] = [
     Mutation(
         "what waits for room is sent first",
         "transport.stateful",
-        "            frame = self._waiting.popleft()\n",
-        "            frame = self._waiting.pop()\n",
+        "            frame, type = self._waiting.popleft()\n",
+        "            frame, type = self._waiting.pop()\n",
     ),
     Mutation(
         "what waits for room is never sent",

@@ -230,6 +230,27 @@ async def test_aclose_sends_the_rest_without_a_flusher(
         assert await theirs.receive_some() == b"goodbye"
 
 
+@pytest.mark.parametrize("pair", [memory_stream_pair, None])
+async def test_aclose_sends_the_rest_when_the_flusher_stops_meanwhile(
+    autojump_clock: MockClock,
+    pair: Callable[[], tuple[trio.abc.Stream, trio.abc.Stream]] | None,
+) -> None:
+    """As where both are cancelled at once, which is how a server ends."""
+    flusher = Flusher()
+    async with tcp_pair() as tcp, trio.open_nursery() as nursery:
+        nursery.start_soon(flusher.run)
+        await wait_all_tasks_blocked()
+        ours, theirs = tcp if pair is None else pair()
+        stream = BufferedStream(ours, flusher)
+        nursery.cancel_scope.cancel()
+        stream.write(b"goodbye")
+        begin = trio.current_time()
+        await stream.aclose()
+        assert trio.current_time() == begin
+        with trio.CancelScope(shield=True):
+            assert await theirs.receive_some() == b"goodbye"
+
+
 async def test_drained_does_not_wait_for_a_flusher_that_has_stopped() -> None:
     flusher = Flusher()
     stream = BufferedStream(RecordingStream(), flusher)

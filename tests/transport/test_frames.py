@@ -157,6 +157,9 @@ def test_a_client_refuses_masked_frames() -> None:
         (raw(0x02, b"x" * 60) + raw(0x80, b"x" * 41), False),
         (raw(0x02, b"x" * 60) + raw(0x80 | PING, b"x" * 60) + raw(0x80, b"x" * 40), True),
         (raw(0x82, b"x" * 5000)[:4], False),
+        # Empty ones take room as well, as long as the message does not end.
+        (raw(0x02, b"") + 90 * raw(0x00, b"") + raw(0x80, b""), True),
+        (raw(0x02, b"") + 101 * raw(0x00, b""), False),
     ],
 )
 def test_the_limit_counts_bytes_over_all_fragments(data: bytes, fits: bool) -> None:

@@ -116,6 +116,15 @@ async def test_connections_that_are_not_kept(flusher: Flusher, sent: bytes) -> N
             413,
         ),
         (b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nhalf", 400),
+        (b"GET http://[ HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        (b"GET http://[::1/a HTTP/1.1\r\nHost: h\r\n\r\n", 400),
+        # Where a body ends must be beyond doubt, for a proxy before us as well.
+        (
+            b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"0\r\n\r\n" + ONE % 1,
+            400,
+        ),
+        (b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + ONE % 1, 400),
     ],
 )
 async def test_requests_that_are_refused(flusher: Flusher, sent: bytes, status: int) -> None:
@@ -175,6 +184,37 @@ async def test_a_handler_that_fails(
     assert b"broken" not in answered
 
 
+async def test_a_log_line_is_one_line(flusher: Flusher, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever is encoded in the path."""
+
+    async def fail(_: Request) -> Response:
+        raise ValueError("bug")
+
+    ours, theirs = memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(serve_http, ours, fail, flusher=flusher))
+        await theirs.send_all(b"GET /a%0aWARNING%0db HTTP/1.1\r\nHost: h\r\n\r\n")
+        await theirs.receive_some()
+        await theirs.aclose()
+    assert [record.getMessage().splitlines() for record in caplog.records] == [
+        ["GET /a%0aWARNING%0db: the handler has failed"]
+    ]
+
+
+async def test_an_error_of_our_own_ends_one_connection(
+    flusher: Flusher, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And not the listener, with all others."""
+    ours, _ = memory_stream_pair()
+
+    async def fail() -> None:
+        raise RuntimeError("a bug of ours")
+
+    ours.receive_stream.receive_some_hook = fail
+    await serve_http(ours, describe, flusher=flusher)
+    assert "a bug of ours" in caplog.text
+
+
 async def test_a_handler_with_impossible_headers(
     flusher: Flusher, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -199,6 +239,38 @@ async def test_clients_that_are_slow(
     begin = trio.current_time()
     answered = await exchange(flusher, sent, eof=False)
     assert statuses(answered) == answer
+    assert trio.current_time() - begin == pytest.approx(seconds, abs=2)
+
+
+@pytest.mark.parametrize(
+    ("piece", "every", "status", "seconds"),
+    [(1, 10, 408, 15), (200, 1, 408, 85), (250, 1, 200, 120), (15_000, 14, 200, 28)],
+)
+async def test_a_body_that_drips(
+    flusher: Flusher,
+    autojump_clock: MockClock,
+    piece: int,
+    every: float,
+    status: int,
+    seconds: float,
+) -> None:
+    """A byte now and then keeps no request open for hours; what is merely slow is waited for."""
+    ours, theirs = memory_stream_pair()
+    begin = trio.current_time()
+    serve = partial(serve_http, ours, describe, flusher=flusher, max_body=30_000)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+
+        async def drip() -> None:
+            for _ in range(30_000 // piece):
+                await trio.sleep(every)
+                await theirs.send_all(b"x" * piece)
+
+        await theirs.send_all(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 30000\r\n\r\n")
+        nursery.start_soon(drip)
+        answer = bytes(await theirs.receive_some())
+        nursery.cancel_scope.cancel()
+    assert statuses(answer) == [status]
     assert trio.current_time() - begin == pytest.approx(seconds, abs=2)
 
 

@@ -601,7 +601,13 @@ async def test_nobody_there(flusher: Flusher) -> None:
             pass
 
 
-@pytest.mark.parametrize("url", ["ftp://x/", "/hub", "ws://", "ws://x:99999/", "ws://x/a b", ""])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("ftp://x/", "/hub", "ws://", "ws://x:99999/", "ws://x/a b", ""),
+        *("ws://a..b/", "wss://.b/", f"ws://{'a' * 64}.b/"),  # hosts that DNS cannot have
+    ],
+)
 def test_urls_that_are_none(url: str) -> None:
     with pytest.raises(ConfigurationError):
         parse_url(url)

@@ -31,7 +31,7 @@ def negotiate(service: Service, hub: str, request: Request, claims: Claims) -> R
     if error is not None:
         return _json({"error": error})
     asked = (request.param("useStatefulReconnect") or "").lower() == "true"
-    stateful = asked and service.options.stateful_reconnect
+    stateful = asked and service.offers_stateful_reconnect(hub)
     connection = service.negotiate(hub, claims, version=version, stateful=stateful)
     answer: dict[str, object] = {"useStatefulReconnect": True} if stateful else {}
     answer["negotiateVersion"] = min(version, 1)

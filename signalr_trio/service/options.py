@@ -36,7 +36,8 @@ class ServiceOptions:
     """A poll is answered with nothing after so long."""
 
     stateful_reconnect: bool = True
-    """Whether clients that ask for it may go on with another WebSocket when theirs is lost."""
+    """Whether clients that ask for it may go on with another WebSocket when theirs is lost; hub
+    servers have a say, too."""
     reconnect_window: float = 15.0
     """So long they may be without one."""
 

@@ -173,6 +173,22 @@ class Service:
         self.http_connections[token] = connection
         return connection
 
+    def offers_stateful_reconnect(self, hub_name: str) -> bool:
+        """Whether a client of the hub that asks for it may have stateful reconnect.
+
+        Not where a hub server forbids it (SDK: ``AllowStatefulReconnects``): any of them may be
+        given the client. It keeps what it was promised, wherever it is moved; servers have no part
+        in it. Where hub servers serve, and there are none yet, nobody has allowed it.
+        """
+        if not self.options.stateful_reconnect:
+            return False
+        connections = self.hub(hub_name).connections
+        found = [one for one in connections if self._is_in_place(one.server, None)]
+        servers = [one for one in found if not one.is_weak] or found
+        if not servers:
+            return self.mode is not ServiceMode.DEFAULT
+        return all(one.allows_stateful_reconnect for one in servers)
+
     def new_id(self) -> str:
         """16 random bytes as 22 characters, as ASP.NET Core writes its ids."""
         random_bytes = self._chance.randbytes(16)

@@ -287,7 +287,7 @@ class ServerConnection:
     async def _shakes_hands(self) -> bool:
         migrates = self._server.options.mode == "migrate_clients"
         level = MigrationLevel.SHUTDOWN_ONLY if migrates else MigrationLevel.OFF
-        self.send(HandshakeRequest(1, ConnectionType.DEFAULT, None, level))
+        self.send(HandshakeRequest(1, ConnectionType.DEFAULT, None, level, True))
         messages = await self._receive(_HANDSHAKE)
         if messages and isinstance(messages[0], HandshakeResponse):
             self.up = not messages[0].error_message

@@ -29,7 +29,14 @@ from signalr_trio.tokens import (
     verify_token,
 )
 from signalr_trio.transport.endpoint import without_token
-from signalr_trio.transport.http import Answer, Request, Response, Upgrade, serve_listeners
+from signalr_trio.transport.http import (
+    MAX_BODY,
+    Answer,
+    Request,
+    Response,
+    Upgrade,
+    serve_listeners,
+)
 from signalr_trio.transport.network import TCP, Network, listening
 from signalr_trio.transport.stream import Flusher
 from signalr_trio.transport.websocket import WebSocket
@@ -92,7 +99,9 @@ async def open_service(
         serverless(service, upstreams, keys, send, background),
     ):
         background.start_soon(flusher.run)
-        serve = partial(serve_listeners, flusher=flusher, max_body=service.options.max_read)
+        # The REST API has a limit of its own, however little clients may post.
+        max_body = max(service.options.max_read, MAX_BODY)
+        serve = partial(serve_listeners, flusher=flusher, max_body=max_body)
         background.start_soon(serve, door.handle, listeners)
         string = f"Endpoint=http://{host};Port={bound};AccessKey={endpoint.access_key};Version=1.0;"
         async with service.running():

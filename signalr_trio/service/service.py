@@ -116,7 +116,7 @@ class Service:
                 while any(session.hand_over is not None for session in self._sessions):
                     await self.progress.park()
             for session in list(self._sessions):
-                session.close(_STOPPING)
+                session.farewell(_STOPPING)
             with trio.move_on_after(_FAREWELL):
                 while self._sessions:
                     await self.progress.park()

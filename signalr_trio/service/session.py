@@ -550,6 +550,11 @@ class ClientSession:
                 self._refuse(error)
         self._end()
 
+    def farewell(self, error: str) -> None:
+        """The service stops: the client is told, unless it was, and need not come again."""
+        self.close(error)
+        self._transport.hurry()
+
     def abort(self) -> None:
         """Ends the session without waiting for what the client has not taken."""
         self._transport.abort()

@@ -138,7 +138,7 @@ class _FrontDoor:
         if path == "/client":
             client = ClientRequest(request, hub, claims, _app_query(request))
             return await serve_client(self._service, client, accepting=accepting)
-        return negotiate(self._service, hub, request, claims) if accepting else Response(503)
+        return await negotiate(self._service, hub, request, claims) if accepting else Response(503)
 
     def _health(self, request: Request) -> Response:
         if request.method not in ("GET", "HEAD"):

@@ -458,6 +458,35 @@ async def test_hub_servers_have_a_say(
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.parametrize(
+    ("query", "comes", "allows", "seconds"),
+    [
+        ("&useStatefulReconnect=true", 4, True, 4),
+        ("&useStatefulReconnect=true", 4, False, 4),
+        ("&useStatefulReconnect=true", 6, True, 5),
+        ("", 4, True, 0),
+    ],
+)
+async def test_who_asks_for_it_waits_for_a_first_server(
+    autojump_clock, query: str, comes: float, allows: bool, seconds: float
+) -> None:
+    """As the handshake does, and for the same time."""
+    network = CutNetwork()
+    async with open_service(network=network) as running, trio.open_nursery() as nursery:
+
+        async def come_later() -> None:
+            await trio.sleep(comes)
+            one = ScriptedServer(running.service, nursery, "A", own=False)
+            one.connect(shake=False).send(server(allows=allows))
+
+        nursery.start_soon(come_later)
+        began = trio.current_time()
+        answer = await negotiate(network, query)
+        assert trio.current_time() - began == seconds
+        assert ("useStatefulReconnect" in answer) is (allows and seconds == comes)
+        nursery.cancel_scope.cancel()
+
+
 @pytest.mark.parametrize("allows", [False, True])
 async def test_a_hub_server_of_ours_may_forbid_it(autojump_clock, allows: bool) -> None:
     """A client that asks for it in its handshake all the same has an ordinary connection."""

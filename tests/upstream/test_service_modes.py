@@ -89,10 +89,10 @@ async def test_classic_moves_a_client_from_hub_server_to_hub_server_only(autojum
 async def test_stateful_reconnect_without_hub_servers(autojump_clock, mode: ServiceMode) -> None:
     """Before the upstreams have a client, and then."""
     async with open_stage(TELL, mode=mode) as stage:
-        assert stage.service.offers_stateful_reconnect("chat")
+        assert await stage.service.offers_stateful_reconnect("chat")
         await stage.client()
         assert stage.service.hub("chat").connections
-        assert stage.service.offers_stateful_reconnect("chat")
+        assert await stage.service.offers_stateful_reconnect("chat")
 
 
 async def test_a_hub_server_is_told_of_hub_servers_only(autojump_clock) -> None:

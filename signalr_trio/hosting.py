@@ -199,7 +199,7 @@ class _EmbeddedDoor:
             identity = await identify_client(self._identify, _described(request))
             if identity is None:
                 return Response(401)
-            return negotiate(self._service, hub.name, request, token_claims(identity))
+            return await negotiate(self._service, hub.name, request, token_claims(identity))
         hub = find_hub(self._server, f"{request.path.rstrip('/')}/negotiate")
         if hub is None:
             return Response(404)

@@ -61,6 +61,9 @@ class HubOptions:
     """Plain invocations of one client that run side by side; streams do not count."""
     detailed_errors: bool = False
     """Whether clients are told the text of every exception, or of HubError only."""
+    allow_stateful_reconnects: bool = True
+    """Whether clients that ask for it may go on with another WebSocket when theirs is lost. The
+    service sees to it, as far as it offers it."""
     handshake_timeout: float = attrs.field(default=15.0, validator=_positive)
     keep_alive: float = attrs.field(default=15.0, validator=_positive)
     """Hub pings to each client, where the service does not see to them itself."""

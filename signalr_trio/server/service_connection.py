@@ -176,7 +176,8 @@ class ServiceConnection:
     async def _serve(self, link: Link) -> bool:
         level = MigrationLevel.SHUTDOWN_ONLY if self._migrates else MigrationLevel.OFF
         kind = ConnectionType.DEFAULT if self.target is None else ConnectionType.ON_DEMAND
-        link.send(HandshakeRequest(1, kind, self.target, level))
+        stateful = self.hub.options.allow_stateful_reconnects
+        link.send(HandshakeRequest(1, kind, self.target, level, stateful))
         self._link = link
         self._heard_at = trio.current_time()
         try:

@@ -92,7 +92,7 @@ async def serve_client(service: Service, client: ClientRequest, *, accepting: bo
             return _text(transport, 400, _NO_ID)
         return _websocket(service, client, None) if accepting else Response(503)
     if method == "POST":
-        return await _post(connection, request.body)
+        return await _post(service, connection, request.body)
     if method == "DELETE":
         return _delete(service, connection)
     if connection.transport is not None:
@@ -190,9 +190,11 @@ def _poll(service: Service, transport: LongPollingTransport) -> Pending:
     return Pending(respond)
 
 
-async def _post(connection: HttpConnection, data: bytes) -> Response | Pending:
+async def _post(service: Service, connection: HttpConnection, data: bytes) -> Response | Pending:
     if isinstance(connection.transport, (WebSocketTransport, StatefulTransport)):
         return text_response(405, "POST requests are not allowed for WebSocket connections.")
+    if len(data) > service.options.max_read:
+        return Response(413, headers=[_PLAIN])
 
     async def respond() -> Response:
         await connection.posted.post(data)
@@ -208,6 +210,7 @@ def _delete(service: Service, connection: HttpConnection) -> Response:
         return text_response(400, error)
     connection.session.close()
     # A poll that waits takes the Close; for whoever comes later there is nothing.
+    connection.transport.deleted()
     service.http_connections.pop(connection.token, None)
     return Response(202, headers=[_PLAIN])
 

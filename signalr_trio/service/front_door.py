@@ -30,7 +30,14 @@ from signalr_trio.tokens import (
 )
 from signalr_trio.transport.cors import ANY_ORIGIN, allow_origins
 from signalr_trio.transport.endpoint import without_token
-from signalr_trio.transport.http import Answer, Request, Response, Upgrade, serve_listeners
+from signalr_trio.transport.http import (
+    MAX_BODY,
+    Answer,
+    Request,
+    Response,
+    Upgrade,
+    serve_listeners,
+)
 from signalr_trio.transport.network import TCP, Network, listening
 from signalr_trio.transport.stream import Flusher
 from signalr_trio.transport.websocket import WebSocket
@@ -95,7 +102,9 @@ async def open_service(
         serverless(service, upstreams, keys, send, background),
     ):
         background.start_soon(flusher.run)
-        serve = partial(serve_listeners, flusher=flusher, max_body=service.options.max_read)
+        # The REST API has a limit of its own, however little clients may post.
+        max_body = max(service.options.max_read, MAX_BODY)
+        serve = partial(serve_listeners, flusher=flusher, max_body=max_body)
         background.start_soon(serve, allow_origins(door.handle, origins), listeners)
         string = f"Endpoint=http://{host};Port={bound};AccessKey={endpoint.access_key};Version=1.0;"
         async with service.running():
@@ -132,7 +141,7 @@ class _FrontDoor:
         if path == "/client":
             client = ClientRequest(request, hub, claims, _app_query(request))
             return await serve_client(self._service, client, accepting=accepting)
-        return negotiate(self._service, hub, request, claims) if accepting else Response(503)
+        return await negotiate(self._service, hub, request, claims) if accepting else Response(503)
 
     def _health(self, request: Request) -> Response:
         if request.method not in ("GET", "HEAD"):

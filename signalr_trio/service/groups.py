@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 import trio
@@ -31,10 +31,10 @@ class Groups:
 
     def join(self, session: ClientSession, group: str) -> None:
         self._sessions.setdefault(group, {})[session] = None
-        session.groups[group] = None
+        session.joined[group] = None
 
     def leave(self, session: ClientSession, group: str) -> None:
-        session.groups.pop(group, None)
+        session.joined.pop(group, None)
         members = self._sessions.get(group)
         if members is not None:
             members.pop(session, None)
@@ -42,7 +42,7 @@ class Groups:
                 del self._sessions[group]
 
     def leave_all(self, session: ClientSession) -> None:
-        for group in list(session.groups):
+        for group in list(session.joined):
             self.leave(session, group)
 
     def user_join(self, user_id: str, group: str, ttl: float | None) -> None:
@@ -93,6 +93,18 @@ class Groups:
         for user_id in self._members.get(group, ()):
             merged |= self._users.get(user_id, {})
         return list(merged)
+
+    def of(self, session: ClientSession) -> Collection[str]:
+        """The groups that a client is in: by itself, or with its user."""
+        if session.user_id is None or not self._members:
+            return session.joined
+        now = trio.current_time()
+        by_user = {
+            group
+            for group, users in self._members.items()
+            if (ends := users.get(session.user_id, now)) is None or ends > now
+        }
+        return by_user.union(session.joined)
 
     def page(self, group: str, after: str, size: int) -> tuple[list[ClientSession], bool]:
         """The members behind the connection id ``after``, by id; and whether there are more.

@@ -36,7 +36,8 @@ class ServiceOptions:
     """A poll is answered with nothing after so long."""
 
     stateful_reconnect: bool = True
-    """Whether clients that ask for it may go on with another WebSocket when theirs is lost."""
+    """Whether clients that ask for it may go on with another WebSocket when theirs is lost; hub
+    servers have a say, too."""
     reconnect_window: float = 15.0
     """So long they may be without one."""
 
@@ -51,7 +52,8 @@ class ServiceOptions:
     server_timeout: float = 30.0
     """A server connection that is silent for so long is lost."""
     connect_wait: float = 5.0
-    """A new client waits so long for a first hub server before it is refused."""
+    """A new client waits so long for a first hub server before it is refused; its negotiate too, if
+    it asks for stateful reconnect, in which hub servers have a say."""
 
     max_message_size: int = _MIB
     """The largest hub message of a client, framing included."""

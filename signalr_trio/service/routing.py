@@ -10,10 +10,12 @@ import logging
 from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
+from signalr_trio.errors import ProtocolError
 from signalr_trio.link.release import released, state_in
 from signalr_trio.protocol import service_messages as m
 from signalr_trio.protocol.service_protocol import write_claims, write_group_member_page
 from signalr_trio.service.client_results import ServerQuestion
+from signalr_trio.service.filters import parse_filter
 from signalr_trio.service.groups import LARGEST_PAGE
 from signalr_trio.service.sending import close, send
 from signalr_trio.tokens import user_id_of
@@ -45,9 +47,13 @@ def _send(
     excluded: Collection[str] = (),
 ) -> None:
     if message.filter is not None:
-        # It names who may hear it; sent to all, it would reach others too.
-        log.warning("%r: a send with a filter, of which this service has none: not sent", one)
-        return
+        try:
+            chosen = parse_filter(message.filter)
+        except ProtocolError as fault:
+            # It names who may hear it; sent without, it would reach others too.
+            log.warning("%r: a send reaches nobody: %s", one, fault)
+            return
+        sessions = [session for session in sessions if chosen(session)]
     send(sessions, message.payloads, excluded)
 
 

@@ -119,6 +119,7 @@ class ServerConnection:
         self.is_weak = False
         self.migration_level: int = MigrationLevel.OFF
         self.migration_asked = False
+        self.allows_stateful_reconnect = False
         self.dropped = 0
         """Messages about clients that are not, or no longer, with this connection."""
         self._parts = Parts()
@@ -245,6 +246,7 @@ class ServerConnection:
             raise ProtocolError(f"{self.server.id} wants to serve clients")
         self.is_weak = request.connection_type == ConnectionType.WEAK
         self.migration_level = request.migration_level
+        self.allows_stateful_reconnect = request.allow_stateful_reconnects
         self.link.send(HandshakeResponse(connection_id=self.id))
         self.service.connection_ready(self)
         return messages[1:]

@@ -116,7 +116,7 @@ class Service:
                 while any(session.hand_over is not None for session in self._sessions):
                     await self.progress.park()
             for session in list(self._sessions):
-                session.close(_STOPPING)
+                session.farewell(_STOPPING)
             with trio.move_on_after(_FAREWELL):
                 while self._sessions:
                     await self.progress.park()
@@ -176,6 +176,26 @@ class Service:
         connection = HttpConnection(hub, connection_id, token, claims, expires, stateful)
         self.http_connections[token] = connection
         return connection
+
+    async def offers_stateful_reconnect(self, hub_name: str) -> bool:
+        """Whether a client of the hub that asks for it may have stateful reconnect.
+
+        Not where a hub server forbids it (SDK: ``AllowStatefulReconnects``): any of them may be
+        given the client. It keeps what it was promised, wherever it is moved; servers have no part
+        in it. Where hub servers serve, and there are none, the first is waited for a little.
+        """
+        if not self.options.stateful_reconnect:
+            return False
+        connections = self.hub(hub_name).connections
+        if self.mode is ServiceMode.DEFAULT:
+            with trio.move_on_after(self.options.connect_wait):
+                while not connections:
+                    await self.targets.park()
+        found = [one for one in connections if self._is_in_place(one.server, None)]
+        servers = [one for one in found if not one.is_weak] or found
+        if not servers:
+            return self.mode is not ServiceMode.DEFAULT
+        return all(one.allows_stateful_reconnect for one in servers)
 
     def new_id(self) -> str:
         """16 random bytes as 22 characters, as ASP.NET Core writes its ids."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -92,12 +92,12 @@ class ClientSession:
         "claims",
         "connection",
         "gone",
-        "groups",
         "hand_over",
         "handshake_frame",
         "headers",
         "hub",
         "id",
+        "joined",
         "last_server",
         "nursery",
         "protocol",
@@ -131,7 +131,8 @@ class ClientSession:
         self.user_id = user_id_of(claims)
         self.query_string = query_string
         self.headers = headers or {}
-        self.groups: dict[str, None] = {}
+        self.joined: dict[str, None] = {}
+        """The groups that it was added to itself, not by its user."""
         self.handshake_frame = b""
 
         self.connection: ServerConnection | None = None
@@ -480,6 +481,11 @@ class ClientSession:
         if self.connection is not None:
             self.connection.link.send(UpdateConnectionClaims(self.id, self.claims))
 
+    @property
+    def groups(self) -> Collection[str]:
+        """All groups that the client is in."""
+        return self.hub.groups.of(self)
+
     def asks_no_more(self, server: Server | None, invocation_id: str) -> None:
         """Who asked has had the client's result, or does not want it any more."""
         if self.awaited is None:
@@ -544,6 +550,11 @@ class ClientSession:
             elif error is not None:
                 self._refuse(error)
         self._end()
+
+    def farewell(self, error: str) -> None:
+        """The service stops: the client is told, unless it was, and need not come again."""
+        self.close(error)
+        self._transport.hurry()
 
     def abort(self) -> None:
         """Ends the session without waiting for what the client has not taken."""

@@ -74,6 +74,9 @@ class ClientTransport(Protocol):
         """Sends what is buffered and closes; bounded in time, also when cancelled."""
         ...
 
+    def hurry(self) -> None:
+        """``aclose`` shall wait for no more than that what is buffered has been taken."""
+
     def abort(self) -> None:
         """Gives up what is buffered; ``aclose`` then has nothing to wait for."""
         ...

@@ -329,6 +329,8 @@ class _HttpConnection:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch, left)
             result = await work
+            # What was found has been taken from somewhere: cancelled now, it would be lost.
+            nursery.cancel_scope.shield = True
             nursery.cancel_scope.cancel()
         return result
 

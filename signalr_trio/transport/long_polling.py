@@ -38,6 +38,7 @@ class LongPollingTransport(ClientTransport):
 
     __slots__ = (
         "_ended",
+        "_hurries",
         "_latest",
         "_news",
         "_outbox",
@@ -55,6 +56,7 @@ class LongPollingTransport(ClientTransport):
         self._patience = patience or _UNPOLLED
         self._outbox = bytearray()
         self._ended = False
+        self._hurries = False
         self._over = trio.Event()
         self._news = trio.lowlevel.ParkingLot()
         self._latest = 0
@@ -94,6 +96,7 @@ class LongPollingTransport(ClientTransport):
         if self._outbox:
             messages = bytes(self._outbox)
             self._outbox.clear()
+            self._look_whether_over()
             return messages
         if not self._ended:
             return Nothing.IN_TIME
@@ -109,8 +112,25 @@ class LongPollingTransport(ClientTransport):
         self._ended = True
         self._posted.end("the connection was closed")
         self._news.unpark_all()
+        self._look_whether_over()
         with trio.move_on_after(_CLOSE_TIMEOUT, shield=True):
             await self._over.wait()
+
+    def hurry(self) -> None:
+        self._hurries = True
+        self._look_whether_over()
+
+    def deleted(self) -> None:
+        """Nobody polls any more, but for a poll that waits."""
+        if self._since is None:
+            self.hurry()
+        else:
+            self.abort()
+
+    def _look_whether_over(self) -> None:
+        """Who may come for another poll is told there that all is over, if there is time."""
+        if self._ended and self._hurries and not self._outbox:
+            self._over.set()
 
     def abort(self) -> None:
         self._outbox.clear()

@@ -123,7 +123,7 @@ class ServerlessHub:
 
     async def run(self) -> None:
         """Serves the link until it has ended; then all of its clients are gone."""
-        self.link.send(HandshakeRequest())
+        self.link.send(HandshakeRequest(allow_stateful_reconnects=True))
         try:
             while True:
                 for message in await self.link.receive():

@@ -85,6 +85,9 @@ class MemoryTransport:
     def tick(self, now: float) -> None:
         pass
 
+    def hurry(self) -> None:
+        pass
+
     async def aclose(self) -> None:
         self.closed = True
 

@@ -15,6 +15,7 @@ from signalr_trio.protocol.hub_protocol import HubProtocol
 from signalr_trio.protocol.messagepack import MessagePackProtocol
 from signalr_trio.protocol.messages import HubMessage, Invocation, Ping
 from signalr_trio.service.front_door import RunningService, open_service
+from signalr_trio.service.options import ServiceOptions
 from signalr_trio.tokens import make_token
 from signalr_trio.transport.http import Response
 from signalr_trio.transport.http_client import http_request
@@ -121,13 +122,18 @@ class Room:
 
 
 @asynccontextmanager
-async def open_room(mode: str = "default") -> AsyncGenerator[Room]:
+async def open_room(
+    mode: str = "default", options: ServiceOptions | None = None
+) -> AsyncGenerator[Room]:
     """A service with the hub "chat", a hub server that does nothing, and the clients.
 
     In mode serverless the hub server does not come.
     """
     network = MemoryNetwork()
-    async with open_service(network=network, mode=mode) as running, trio.open_nursery() as nursery:
+    async with (
+        open_service(network=network, mode=mode, options=options) as running,
+        trio.open_nursery() as nursery,
+    ):
         service = running.service
         server = ScriptedServer(service, nursery, "A")
         if mode == "default":

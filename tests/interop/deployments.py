@@ -163,16 +163,15 @@ def _embedded(name: str, _: str | None) -> AbstractAsyncContextManager[Peer]:
 def _dotnet(name: str, connection_string: str | None) -> AbstractAsyncContextManager[Any]:
     given = {"--hubs": "test", "--server-name": name, "--log": "critical"}
     given["--max-message-size"] = str(1 << 20)
-    if connection_string is None:
-        return dotnet_peer(*itertools.chain(*given.items()), "--stateful-reconnect")
-    given |= {
-        "--mode": "azure",
-        "--server-connections": "2",
-        "--shutdown-mode": "migrate",
-        "--shutdown-timeout": "60",
-        "--connection-string": connection_string,
-    }
-    return dotnet_peer(*itertools.chain(*given.items()))
+    if connection_string is not None:
+        given |= {
+            "--mode": "azure",
+            "--server-connections": "2",
+            "--shutdown-mode": "migrate",
+            "--shutdown-timeout": "60",
+            "--connection-string": connection_string,
+        }
+    return dotnet_peer(*itertools.chain(*given.items()), "--stateful-reconnect")
 
 
 DEPLOYMENTS = {

@@ -1,4 +1,4 @@
-"""What the official SDK's negotiate puts into the tokens of clients, and the service makes of it."""
+"""What the official SDK says about its clients, mostly in their tokens, and the service makes of it."""
 
 from __future__ import annotations
 
@@ -74,3 +74,25 @@ async def test_a_login_that_expires_ends_the_connection(
         assert [what for what, _ in client.lifecycle[:2]] == ["reconnecting", "reconnected"]
         assert await lasting.invoke("Echo", "x") == "x"
         assert lasting.lifecycle == []
+
+
+@pytest.mark.parametrize("allows", [False, True])
+async def test_stateful_reconnect_is_the_hub_servers_choice(
+    javascript: ClientProcess, service: RunningService, allows: bool
+) -> None:
+    """It says so on its connections; negotiate only passes on what the client asks for."""
+    option = ("--stateful-reconnect",) if allows else ()
+    async with dotnet_peer(*arguments(service, "one", *option)) as peer:
+        await up(service, "test", {"one"})
+        url = f"{peer.url}/test"
+        client = await javascript.connect(url, stateful=True, cuttable=True, reconnect=[0])
+        before = client.id
+        assert await client.invoke("Echo", "x") == "x"
+        await client.cut(url, stateful=True)
+        if not allows:
+            await client.until(lambda: len(client.lifecycle) >= 2)
+        assert (await client.invoke("WhoAmI"))["connectionId"] == client.id
+        assert (client.id == before) is allows
+        assert [what for what, _ in client.lifecycle] == (
+            [] if allows else ["reconnecting", "reconnected"]
+        )

@@ -53,7 +53,7 @@ async def test_the_handshake_says_whether_clients_may_be_moved(
 ) -> None:
     async with serving(Chat, shutdown=GracefulShutdown(mode)) as served:
         (request,) = served.service.received(HandshakeRequest)
-        assert request == HandshakeRequest(1, ConnectionType.DEFAULT, None, level)
+        assert request == HandshakeRequest(1, ConnectionType.DEFAULT, None, level, True)
 
 
 async def test_it_has_started_when_each_connection_was_tried_once(

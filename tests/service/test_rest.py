@@ -12,10 +12,11 @@ import pytest
 import trio
 from harness.clients import HELLO, JSON, Client, claims_for
 from harness.cluster import settle
-from harness.room import ENDPOINT, MSGPACK, VERSION, Room
+from harness.room import ENDPOINT, MSGPACK, VERSION, Room, open_room
 from harness.servers import ScriptedServer
 
 from signalr_trio.protocol.messages import Close, Completion, Invocation
+from signalr_trio.service.options import ServiceOptions
 from signalr_trio.service.rest import api
 from signalr_trio.tokens import make_token
 from signalr_trio.transport.http import MAX_BODY, Response
@@ -177,6 +178,20 @@ async def test_a_body_that_is_too_large(room: Room, path: str) -> None:
     body = b'{"target":"hi","arguments":["%s"]}' % (b"x" * MAX_BODY)
     assert (await room.call("POST", f"/api/v1/hubs/chat{path}", body)).status == 413
     assert room.heard == {}
+
+
+@pytest.mark.parametrize("largest_message", [1 << 10, 1 << 20])
+async def test_a_body_of_the_very_limit(autojump_clock, largest_message: int) -> None:
+    """Whatever the limit for clients is."""
+    options = ServiceOptions(max_message_size=largest_message)
+    async with open_room(options=options) as room:
+        call = b'{"target":"hi","arguments":["%s"]}'
+        text = b"x" * (MAX_BODY - len(call) + 2)
+        for id in "12":
+            path = f"/api/v1/hubs/chat/connections/{id}"
+            assert (await room.call("POST", path, call % text)).status == 202
+            assert (await room.call("POST", path, call % text + b" ")).status == 413
+        assert room.heard == {id: [[text.decode()]] for id in "12"}
 
 
 BLANK = [

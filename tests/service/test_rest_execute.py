@@ -12,7 +12,7 @@ from harness.room import Room
 
 from signalr_trio.errors import ProtocolError
 from signalr_trio.protocol.messages import Close
-from signalr_trio.service.rest.filters import parse_filter
+from signalr_trio.service.filters import parse_filter
 from signalr_trio.transport.http import Response
 
 JOIN = {"type": "JoinGroup", "group": "h"}

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import attrs
 import pytest
+import trio
 from harness.clients import JSON, Client, claims_for
 from harness.cluster import Cluster, open_cluster, settle
 from harness.servers import ScriptedServer
@@ -95,6 +96,40 @@ async def test_a_send_reaches_clients_that_are_being_handed_over(
     room.b.answers = False
     await settle()
     assert await room.heard(message) == expected
+
+
+FILTERED = [
+    (m.BroadcastData([], PAYLOADS, filter="userId eq 'ann'"), "12"),
+    (m.BroadcastData(["1"], PAYLOADS, filter="startswith(userId, 'a')"), "2"),
+    (m.BroadcastData([], PAYLOADS, filter="userId eq null"), "4"),
+    (m.BroadcastData([], PAYLOADS, filter="'g' in groups and not ('h' in groups)"), "1"),
+    (m.BroadcastData([], PAYLOADS, filter="false"), ""),
+    (m.MultiConnectionData(["4", "1"], PAYLOADS, filter="connectionId ne '4'"), "1"),
+    (m.UserData("ann", PAYLOADS, filter="'g' in groups"), "1"),
+    (m.MultiUserData(["bob", "ann"], PAYLOADS, filter="length(groups) eq 0"), "2"),
+    (m.GroupBroadcastData("g", [], PAYLOADS, filter="userId in ('bob', 'nobody')"), "3"),
+    (m.GroupBroadcastData("g", ["3"], PAYLOADS, filter="'h' in groups"), ""),
+    (m.MultiGroupBroadcastData(["g", "h"], PAYLOADS, filter="userId ne 'bob'"), "14"),
+]
+
+
+@pytest.mark.parametrize(("message", "expected"), FILTERED)
+async def test_a_filter_leaves_out_whom_it_does_not_let_by(
+    autojump_clock, room: Room, message: m.ServiceMessage, expected: str
+) -> None:
+    assert await room.heard(message) == expected
+
+
+async def test_a_filter_sees_the_groups_of_users_too(autojump_clock, room: Room) -> None:
+    room.b.connections[0].send(m.UserJoinGroup("ann", "k"))
+    room.b.connections[0].send(m.UserJoinGroup("bob", "k", ttl=5))
+    members = m.BroadcastData([], PAYLOADS, filter="'k' in groups")
+    assert await room.heard(members) == "123"
+    assert await room.heard(attrs.evolve(members, filter="length(groups) eq 3")) == "3"
+    await trio.sleep(5)
+    assert await room.heard(members) == "12"
+    room.b.connections[0].send(m.UserLeaveGroup("ann", "k"))
+    assert await room.heard(members) == ""
 
 
 async def test_each_client_gets_the_payload_of_its_hub_protocol(autojump_clock) -> None:

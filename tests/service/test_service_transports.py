@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import attrs
@@ -376,6 +377,21 @@ async def test_posts_wait_while_the_client_is_not_read(
         await done.wait()
 
 
+@pytest.mark.parametrize("transport", CONVERSATION)
+async def test_a_post_may_have_four_times_the_largest_message(
+    autojump_clock, house: House, transport: str
+) -> None:
+    """One that has more is as if it never was."""
+    talk = await house.talk(transport)
+    size = house.service.options.max_message_size
+    text = "x" * (size - len(JSON.write(Invocation("Echo", [""], "1"))))
+    data = b"".join(JSON.write(Invocation("Echo", [text], str(n))) for n in range(4))
+    assert len(data) == 4 * size
+    assert (await house.ask("POST", talk.path, data + JSON.write(Ping()))).status == 413
+    assert (await house.ask("POST", talk.path, data)).status == 200
+    assert await talk.messages(4) == [Completion(str(n), text) for n in range(4)]
+
+
 # -- in a hand-over ---------------------------------------------------------------------------
 
 
@@ -484,19 +500,17 @@ async def test_no_pings_over_polls(autojump_clock, house: House) -> None:
     assert await talk.hear() == b""
 
 
-async def test_a_service_that_stops_says_so_to_who_polls(autojump_clock) -> None:
+@asynccontextmanager
+async def stopping(seconds: float) -> AsyncIterator[House]:
+    """A service that takes so long to stop."""
     network = MemoryNetwork()
     async with trio.open_nursery() as nursery:
         async with open_service(network=network) as running:
             cluster = Cluster(running.service, nursery)
-            house = House(network, cluster, Chat, await cluster.serve(Chat, id="A"))
-            talk = await house.talk("LongPolling")
-            wire = await house.wire()
-            await wire.send("GET", talk.path, headers=authorized())
-            await settle()
-        close = JSON.parse((await wire.reply()).body)
-        assert isinstance(close, Close)
-        assert close.allow_reconnect
+            hub = type("Chat", (Chat,), {"left": []})
+            yield House(network, cluster, hub, await cluster.serve(hub, id="A"))
+            began = trio.current_time()
+        assert trio.current_time() == began + seconds
         nursery.cancel_scope.cancel()
 
 
@@ -521,6 +535,73 @@ async def test_an_error_of_our_own_ends_one_client(
     assert await other.messages(1) == [Completion("1", 7)]
     assert caplog.text.count("RuntimeError: a bug of ours") == len(talks)
     assert house.service.client_count == 1
+
+
+def assert_is_farewell(reply: Reply) -> None:
+    close = JSON.parse(reply.body)
+    assert isinstance(close, Close)
+    assert close.allow_reconnect
+
+
+async def test_a_service_that_stops_says_so_to_who_polls(autojump_clock) -> None:
+    """And does not wait for these clients to come once more."""
+    async with stopping(seconds=0) as house:
+        wires: list[RawHttp] = []
+        for _ in range(10):
+            talk = await house.talk("LongPolling")
+            wires.append(await house.wire())
+            await wires[-1].send("GET", talk.path, headers=authorized())
+        await settle()
+    for wire in wires:
+        assert_is_farewell(await wire.reply())
+
+
+async def test_a_service_that_stops_waits_for_the_next_poll(autojump_clock) -> None:
+    async with stopping(seconds=1) as house, trio.open_nursery() as nursery:
+        talk = await house.talk("LongPolling")
+        wire = await house.wire()
+
+        async def come_later() -> None:
+            await trio.sleep(1)
+            assert_is_farewell(await wire.ask("GET", talk.path, headers=authorized()))
+
+        house.cluster.nursery.start_soon(come_later)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_service_that_stops_does_not_wait_for_ever(autojump_clock) -> None:
+    async with stopping(seconds=2) as house:
+        await house.talk("LongPolling")
+
+
+async def test_whom_a_service_that_stops_does_not_wait_for(autojump_clock) -> None:
+    """They have left, or had their Close before, or are not connected."""
+    async with stopping(seconds=0) as house:
+        for _ in range(2):
+            gone = await house.talk("LongPolling")
+            assert (await house.ask("DELETE", gone.path)).status == 202
+        told = await house.talk("LongPolling")
+        await told.call("1", "Go")
+        assert [type(one) for one in await told.messages(1)] == [Close]
+        await house.negotiate()
+
+
+async def test_who_has_its_close_may_ask_once_more(autojump_clock, house: House) -> None:
+    """As long as the service does not stop: 204, then 404."""
+    talk = await house.talk("LongPolling")
+    await talk.call("1", "Go")
+    await talk.messages(1)
+    assert await talk.hear() is None
+    await settle()
+    assert (await house.ask("GET", talk.path)).status == 404
+
+
+async def test_a_client_that_was_deleted_leaves_nothing(autojump_clock, house: House) -> None:
+    """Also where no poll waits for its Close."""
+    talk = await house.talk("LongPolling")
+    assert (await house.ask("DELETE", talk.path)).status == 202
+    await settle()
+    assert house.service.client_count == 0
 
 
 # -- server-sent events -----------------------------------------------------------------------

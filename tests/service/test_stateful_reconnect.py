@@ -14,8 +14,9 @@ from harness.clients import JSON
 from harness.cluster import Cluster, settle
 from harness.memory_network import MemoryNetwork
 from harness.raw_http import RawHttp
+from harness.servers import ScriptedServer
 
-from signalr_trio import ConnectionMigrationFeature, GracefulShutdown, Hub, HubServer
+from signalr_trio import ConnectionMigrationFeature, GracefulShutdown, Hub, HubOptions, HubServer
 from signalr_trio.connection_string import DEVELOPMENT, parse_connection_string
 from signalr_trio.errors import ConnectionClosed
 from signalr_trio.protocol import service_messages as m
@@ -93,6 +94,19 @@ class CutNetwork(MemoryNetwork):
         await settle()
 
 
+def headers() -> list[tuple[str, str]]:
+    token = make_token(ENDPOINT.access_key, ENDPOINT.client_audience("chat"))
+    return [("Authorization", f"Bearer {token}")]
+
+
+async def negotiate(
+    network: MemoryNetwork, query: str = "&useStatefulReconnect=true"
+) -> dict[str, Any]:
+    wire = await RawHttp.connect(network, PORT)
+    path = f"/client/negotiate?hub=chat&negotiateVersion=1{query}"
+    return json.loads((await wire.ask("POST", path, headers=dict(headers()))).body)
+
+
 @attrs.define
 class House:
     network: CutNetwork
@@ -102,14 +116,8 @@ class House:
     flusher: Flusher
     sockets: AsyncExitStack
 
-    def headers(self) -> list[tuple[str, str]]:
-        token = make_token(ENDPOINT.access_key, ENDPOINT.client_audience("chat"))
-        return [("Authorization", f"Bearer {token}")]
-
     async def negotiate(self, query: str = "&useStatefulReconnect=true") -> dict[str, Any]:
-        wire = await RawHttp.connect(self.network, PORT)
-        path = f"/client/negotiate?hub=chat&negotiateVersion=1{query}"
-        return json.loads((await wire.ask("POST", path, headers=dict(self.headers()))).body)
+        return await negotiate(self.network, query)
 
     async def client(self, *, protocol: HubProtocol = JSON, version: int = 2) -> Stateful:
         """Its handshake is through."""
@@ -133,7 +141,7 @@ class Stateful:
         connecting = connect_websocket(
             f"http://localhost:{PORT}{self.path}",
             flusher=house.flusher,
-            headers=house.headers(),
+            headers=headers(),
             network=house.network,
         )
         self.splitter = self.protocol.splitter(None)
@@ -426,12 +434,125 @@ async def test_a_service_may_not_offer_it(autojump_clock) -> None:
         n.cancel_scope.cancel()
 
 
+def server(*, allows: bool, kind: int = m.ConnectionType.DEFAULT) -> m.HandshakeRequest:
+    return m.HandshakeRequest(connection_type=kind, allow_stateful_reconnects=allows)
+
+
+WEAK = m.ConnectionType.WEAK
+
+
+@pytest.mark.parametrize(
+    ("mode", "servers", "offered"),
+    [
+        ("default", [], False),
+        ("default", [m.HandshakeRequest()], False),
+        ("default", [server(allows=True)], True),
+        ("default", [server(allows=True), server(allows=False)], False),
+        ("default", [server(allows=False), server(allows=True)], False),
+        # The Management SDK's, which have no part in it where there is another.
+        ("default", [server(allows=True), server(allows=False, kind=WEAK)], True),
+        ("default", [server(allows=False), server(allows=True, kind=WEAK)], False),
+        ("default", [server(allows=True, kind=WEAK)], True),
+        ("default", [server(allows=False, kind=WEAK)], False),
+        ("serverless", [], True),
+        ("serverless", [server(allows=False, kind=WEAK)], True),
+        ("classic", [], True),
+        ("classic", [server(allows=False)], False),
+        ("classic", [server(allows=True)], True),
+    ],
+)
+async def test_hub_servers_have_a_say(
+    autojump_clock, mode: str, servers: list[m.HandshakeRequest], offered: bool
+) -> None:
+    network = CutNetwork()
+    async with (
+        open_service(network=network, mode=mode) as running,
+        trio.open_nursery() as nursery,
+    ):
+        for number, hello in enumerate(servers):
+            one = ScriptedServer(running.service, nursery, f"server {number}", own=False)
+            one.connect(shake=False).send(hello)
+        await settle()
+        answer = await negotiate(network)
+        assert answer.get("useStatefulReconnect", False) is offered
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("query", "comes", "allows", "seconds"),
+    [
+        ("&useStatefulReconnect=true", 4, True, 4),
+        ("&useStatefulReconnect=true", 4, False, 4),
+        ("&useStatefulReconnect=true", 6, True, 5),
+        ("", 4, True, 0),
+    ],
+)
+async def test_who_asks_for_it_waits_for_a_first_server(
+    autojump_clock, query: str, comes: float, allows: bool, seconds: float
+) -> None:
+    """As the handshake does, and for the same time."""
+    network = CutNetwork()
+    async with open_service(network=network) as running, trio.open_nursery() as nursery:
+
+        async def come_later() -> None:
+            await trio.sleep(comes)
+            one = ScriptedServer(running.service, nursery, "A", own=False)
+            one.connect(shake=False).send(server(allows=allows))
+
+        nursery.start_soon(come_later)
+        began = trio.current_time()
+        answer = await negotiate(network, query)
+        assert trio.current_time() - began == seconds
+        assert ("useStatefulReconnect" in answer) is (allows and seconds == comes)
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("allows", [False, True])
+async def test_a_hub_server_of_ours_may_forbid_it(autojump_clock, allows: bool) -> None:
+    """A client that asks for it in its handshake all the same has an ordinary connection."""
+    network, flusher = CutNetwork(), Flusher()
+    hub = type("Chat", (Chat,), {"came": [], "left": []})
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(flusher.run)
+        async with open_service(network=network) as running, AsyncExitStack() as sockets:
+            cluster = Cluster(running.service, nursery)
+            options = HubOptions(allow_stateful_reconnects=allows)
+            a = await cluster.serve(hub, id="A", options=options)
+            house = House(network, cluster, hub, a, flusher, sockets)
+            answer = await house.negotiate()
+            assert answer.get("useStatefulReconnect", False) is allows
+            client = Stateful(house, answer["connectionToken"], JSON)
+            await client.open()
+            await client.shake_hands(2)
+            client.say(Invocation("Echo", [1], "1"))
+            assert await client.hear(1) == [Completion("1", 1)]
+            await network.cut()
+            assert len(hub.left) == (0 if allows else 1)
+            nursery.cancel_scope.cancel()
+
+
+async def test_who_has_it_keeps_it(autojump_clock, house: House) -> None:
+    """A server that does not allow it and comes, or takes over, later is none of its business."""
+    client = await house.client()
+    b = await house.cluster.scripted("B")
+    assert "useStatefulReconnect" not in await house.negotiate()
+    house.a.request_shutdown()
+    await trio.sleep(5)
+    id = house.hub.came[0][0]
+    assert list(b.opened) == [id]
+    await house.network.cut()
+    await trio.sleep(5)
+    await client.open()
+    assert await client.hear(1) == [Sequence(1)]
+    assert house.cluster.service.client_count == 1
+
+
 async def test_other_requests_on_its_path(autojump_clock, house: House) -> None:
     client = await house.client()
-    headers = dict(house.headers())
+    sent = dict(headers())
     wire = await RawHttp.connect(house.network, PORT)
-    assert (await wire.ask("POST", client.path, headers=headers)).status == 405
-    assert (await wire.ask("GET", client.path, headers=headers)).status == 400
-    assert (await wire.ask("DELETE", client.path, headers=headers)).status == 400
+    assert (await wire.ask("POST", client.path, headers=sent)).status == 405
+    assert (await wire.ask("GET", client.path, headers=sent)).status == 400
+    assert (await wire.ask("DELETE", client.path, headers=sent)).status == 400
     client.say(Invocation("Echo", [1], "1"))
     assert await client.hear(1) == [Completion("1", 1)]

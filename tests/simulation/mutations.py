@@ -586,8 +586,8 @@ MUTATIONS: Final[Sequence[Mutation]] = [
     Mutation(
         "a poll that comes in between takes nothing away",
         "transport.long_polling",
-        "            self._outbox.clear()\n            return messages",
-        "            return messages",
+        "            self._outbox.clear()\n            self._look_whether_over()\n",
+        "            self._look_whether_over()\n",
     ),
     Mutation(
         "a poll that waits is not woken",

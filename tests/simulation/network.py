@@ -230,6 +230,9 @@ class Transport(Socket):
     def tick(self, now: float) -> None:
         pass
 
+    def hurry(self) -> None:
+        pass
+
     async def receive(self, *, joined: bool = False) -> bytes:
         self.on_read()
         return await super().receive()

@@ -76,6 +76,8 @@ class SdkOptions:
     """Seconds between pings to a client."""
     lag: float = 0.02
     """Seconds that what a hub answers may take to the server connection, at the most."""
+    stateful: bool = False
+    """Whether clients may have stateful reconnect."""
 
 
 class Watch(Protocol):
@@ -285,9 +287,10 @@ class ServerConnection:
         return ()
 
     async def _shakes_hands(self) -> bool:
-        migrates = self._server.options.mode == "migrate_clients"
+        options = self._server.options
+        migrates = options.mode == "migrate_clients"
         level = MigrationLevel.SHUTDOWN_ONLY if migrates else MigrationLevel.OFF
-        self.send(HandshakeRequest(1, ConnectionType.DEFAULT, None, level))
+        self.send(HandshakeRequest(1, ConnectionType.DEFAULT, None, level, options.stateful))
         messages = await self._receive(_HANDSHAKE)
         if messages and isinstance(messages[0], HandshakeResponse):
             self.up = not messages[0].error_message

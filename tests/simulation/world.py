@@ -295,7 +295,9 @@ class World:
     def _make_sdk_server(self, run: ServerRun) -> SdkServer:
         plan = run.plan
         return SdkServer(
-            SdkOptions(plan.id, plan.connections, plan.mode, plan.timeout, plan.parallel),
+            SdkOptions(
+                plan.id, plan.connections, plan.mode, plan.timeout, plan.parallel, stateful=True
+            ),
             Chat,
             partial(self._connect_server, plan, Chat.name, agreement=None),
             _SdkWatch(self.ledger, run),

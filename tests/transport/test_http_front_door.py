@@ -12,6 +12,7 @@ from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from signalr_trio.errors import ConnectionClosed
 from signalr_trio.transport.http import (
+    Pending,
     Request,
     Response,
     Upgrade,
@@ -133,6 +134,36 @@ async def test_requests_that_are_refused(flusher: Flusher, sent: bytes, status: 
     assert b"connection: close" in answered.lower()
 
 
+POST = b"POST / HTTP/1.1\r\nHost: h\r\n"
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "seconds"),
+    [
+        # What is announced is not waited for.
+        (POST + b"Content-Length: 1001\r\n\r\n", 413, 0),
+        (POST + b"Content-Length: 99999999999999999\r\n\r\nx", 413, 0),
+        (POST + b"Content-Length: 1001\r\nExpect: 100-continue\r\n\r\n", 413, 0),
+        # Nor the end of what has none yet.
+        (CHUNKED + b"1000000\r\n" + b"x" * 1001, 413, 0),
+        (CHUNKED + b"1\r\nx\r\n" * 1001, 413, 0),
+        (CHUNKED + b"1;" + b"x" * 40_000, 431, 0),
+        (CHUNKED + b"1\r\nx\r\n0\r\n" + b"X: y\r\n" * 10_000, 431, 0),
+        # Within the limit, the rest may still come.
+        (CHUNKED + b"1\r\nx\r\n" * 1000, 408, 15),
+        (POST + b"Content-Length: 1000\r\n\r\n" + b"x" * 999, 408, 15),
+    ],
+)
+async def test_a_body_is_refused_as_soon_as_it_is_too_large(
+    flusher: Flusher, autojump_clock: MockClock, sent: bytes, status: int, seconds: float
+) -> None:
+    begin = trio.current_time()
+    answered = await exchange(flusher, sent, eof=False)
+    assert statuses(answered) == [status]
+    assert trio.current_time() - begin == seconds
+
+
 async def test_a_body_of_the_very_limit(flusher: Flusher) -> None:
     sent = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\n" + b"x" * 1000
     assert (await exchange(flusher, sent)).endswith(b"x" * 1000)
@@ -144,6 +175,34 @@ async def test_head_has_the_length_and_no_body(flusher: Flusher) -> None:
     first = answered.partition(b"\r\n\r\n")
     assert b"content-length: %d" % len("HEAD / [] ") in first[0].lower()
     assert first[2].startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("stops", [False, True])
+async def test_an_answer_that_there_is_goes_out(stops: bool) -> None:
+    """Though all is cancelled in the step in which it was found."""
+    ours, theirs = memory_stream_pair()
+    found = trio.Event()
+
+    async def respond() -> Response:
+        await found.wait()
+        if stops:
+            scope.cancel()
+        return Response(200, b"found")
+
+    async def handler(_: Request) -> Pending:
+        return Pending(respond)
+
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            flusher = Flusher()
+            nursery.start_soon(flusher.run)
+            nursery.start_soon(partial(serve_http, ours, handler, flusher=flusher))
+            await theirs.send_all(ONE % 1)
+            await wait_all_tasks_blocked()
+            found.set()
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+    assert bytes(await theirs.receive_some()).endswith(b"\r\n\r\nfound")
 
 
 async def test_no_content_has_no_length(flusher: Flusher) -> None:

@@ -85,6 +85,16 @@ async def test_classic_moves_a_client_from_hub_server_to_hub_server_only(autojum
         assert await where(serverless) == "upstream"
 
 
+@pytest.mark.parametrize("mode", [ServiceMode.SERVERLESS, ServiceMode.CLASSIC])
+async def test_stateful_reconnect_without_hub_servers(autojump_clock, mode: ServiceMode) -> None:
+    """Before the upstreams have a client, and then."""
+    async with open_stage(TELL, mode=mode) as stage:
+        assert await stage.service.offers_stateful_reconnect("chat")
+        await stage.client()
+        assert stage.service.hub("chat").connections
+        assert await stage.service.offers_stateful_reconnect("chat")
+
+
 async def test_a_hub_server_is_told_of_hub_servers_only(autojump_clock) -> None:
     async with open_stage(TELL, mode=ServiceMode.CLASSIC) as stage:
         await stage.client()

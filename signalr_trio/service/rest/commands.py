@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 from signalr_trio.errors import ProtocolError
+from signalr_trio.service.filters import parse_filter
 from signalr_trio.service.rest.call import Call, group_name, invalid
-from signalr_trio.service.rest.filters import parse_filter
 from signalr_trio.service.rest.payload import message_payloads, read_json
 from signalr_trio.service.sending import close, send
 

@@ -1,7 +1,8 @@
-"""The OData filters of ``:execute``, which choose among clients: sans-IO.
+"""The OData filters that choose among clients, of ``:execute`` and of sends: sans-IO.
 
 Source: the grammar in the documentation of Azure Web PubSub ("OData filter syntax"), whose
-identifiers are the ones of SignalR's example: ``userId``, ``connectionId``, ``groups``.
+identifiers are the ones of SignalR's example: ``userId``, ``connectionId``, ``groups``. What a
+server's message calls a filter (extension 4) is nowhere said to be another language.
 """
 
 from __future__ import annotations

@@ -7,8 +7,11 @@ in any order, the last of two with one name, unknown ones ignored, and so is wha
 from __future__ import annotations
 
 import base64
+import datetime
+import enum
 import json
 import math
+import uuid
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, TypeAlias, cast
 
@@ -40,6 +43,11 @@ Fields: TypeAlias = dict[str, object]
 _PING: Final = b'{"type":6}\x1e'
 _PING_LIMIT: Final = 64
 _INT64: Final = 2**63
+#: What is written without asking the hook, and is or has no number that might not be finite.
+_NO_FLOAT_IN_IT: Final = (
+    *(str, int, bytes, bytearray, memoryview),
+    *(datetime.date, datetime.time, uuid.UUID),
+)
 _OPTIONS: Final = orjson.OPT_NAIVE_UTC | orjson.OPT_UTC_Z | orjson.OPT_PASSTHROUGH_DATACLASS
 
 
@@ -108,11 +116,13 @@ class JsonProtocol:
 
     def _require_finite(self, value: object) -> None:
         """Raise ValueError for NaN and the infinities, at any depth."""
-        if value is None or isinstance(value, str | int):
-            return
         if isinstance(value, float):
             if not math.isfinite(value):
                 raise ValueError(f"JSON cannot hold {value!r}")
+        elif value is None or isinstance(value, _NO_FLOAT_IN_IT):
+            return
+        elif isinstance(value, enum.Enum):
+            self._require_finite(value.value)
         elif isinstance(value, Mapping):
             for inner in cast("Mapping[object, object]", value).values():
                 self._require_finite(inner)

@@ -26,6 +26,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from signalr_trio.client.conversion import as_mapping
 from signalr_trio.errors import ProtocolError
 from signalr_trio.protocol.encodings import HUB_PROTOCOLS, hub_protocol
 from signalr_trio.protocol.framing import LengthPrefixed, RecordSeparated, prefixed
@@ -336,6 +337,43 @@ def test_numbers_that_are_not_finite_are_refused_in_json_only(number):
     written = MSGPACK.parse(MSGPACK.write(StreamItem("1", number)))
     assert isinstance(written, StreamItem)
     assert repr(written.item) == repr(number)
+
+
+def _identity(value):
+    """As cattrs answers for what it has no rule for, datetimes among them."""
+    return value
+
+
+@pytest.mark.parametrize("hook", [None, attrs.asdict, as_mapping, _identity])
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"x",
+        bytearray(b"x"),
+        memoryview(b"x"),
+        UTC_NOON,
+        UTC_NOON.date(),
+        UTC_NOON.time(),
+        uuid.UUID(int=1),
+        Colour.RED,
+    ],
+    ids=repr,
+)
+def test_a_null_beside_it_keeps_no_value_from_being_written(hook, value):
+    """JSON with a null in it is searched for numbers that are not finite: for these alone."""
+    protocol = JsonProtocol(hook)
+    alone = protocol.parse(protocol.write(StreamItem("1", value)))
+    beside = protocol.parse(protocol.write(StreamItem("1", [None, {"a": value}])))
+    assert isinstance(alone, StreamItem)
+    assert beside == StreamItem("1", [None, {"a": alone.item}])
+
+
+def test_numbers_that_are_not_finite_are_found_in_enums():
+    class Limit(enum.Enum):
+        NONE = math.inf
+
+    with pytest.raises(ValueError, match="JSON cannot hold"):
+        JSON.write(StreamItem("1", Limit.NONE))
 
 
 def test_invalid_utf_8_in_messagepack_is_replaced():

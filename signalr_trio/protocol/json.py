@@ -34,6 +34,7 @@ from signalr_trio.protocol.messages import (
     StreamInvocation,
     StreamItem,
 )
+from signalr_trio.texts import sendable
 
 __all__ = ["JsonProtocol", "read_object", "require_int", "require_str"]
 
@@ -193,7 +194,7 @@ def _read_first_value(document: bytes) -> object:
 
 def _without_surrogates(value: object) -> object:
     if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return sendable(value)
     if isinstance(value, list):
         return [_without_surrogates(inner) for inner in cast("list[object]", value)]
     if isinstance(value, dict):

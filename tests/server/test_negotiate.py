@@ -24,6 +24,7 @@ from signalr_trio import (
     NegotiateRequest,
 )
 from signalr_trio.server.negotiate import Identify
+from signalr_trio.tokens import NAME_IDENTIFIER, claims_of, user_id_of
 
 KEY = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789ABCDEFGH"
 CONNECTION_STRING = f"Endpoint=http://service.test;Port=8888;AccessKey={KEY};Version=1.0;"
@@ -239,6 +240,15 @@ async def test_claims_that_could_be_taken_for_those_of_the_token_travel_under_a_
         context = served.server.hubs[0].clients["c1"].context
         assert context.user_id == "ann"
         assert context.claims == [(name, "mine"), ("colour", "red")]
+
+
+async def test_the_user_id_is_what_identify_said_whatever_the_claims_are(
+    autojump_clock: MockClock,
+) -> None:
+    """Names of claims may come from elsewhere, of a login provider for example."""
+    identity = Identity("ann", [("asrs.s.uid", "bob"), (NAME_IDENTIFIER, "eve")])
+    async with negotiating(lambda request: identity) as (app, _):
+        assert user_id_of(claims_of((await call(app)).token)) == "ann"
 
 
 async def test_claims_that_do_not_fit_a_token_are_refused(

@@ -20,6 +20,7 @@ from cattrs.strategies import configure_union_passthrough
 
 from signalr_trio.errors import ConfigurationError
 from signalr_trio.hub import Hub
+from signalr_trio.texts import error_text
 
 __all__ = [
     "BindingError",
@@ -115,7 +116,7 @@ def _reason(error: BaseException) -> str:
         return "; ".join(_reason(one) for one in group.exceptions)
     if isinstance(error, KeyError):
         return f"{error} is missing"
-    return str(error) or type(error).__name__
+    return error_text(error) or type(error).__name__
 
 
 def wire_name(name: str) -> str:

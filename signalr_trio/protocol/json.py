@@ -33,6 +33,7 @@ from signalr_trio.protocol.messages import (
     Sequence,
     StreamInvocation,
     StreamItem,
+    checked_target,
 )
 from signalr_trio.texts import sendable
 
@@ -389,7 +390,7 @@ def _fields(message: HubMessage) -> Fields:
         fields = _head(1 if isinstance(message, Invocation) else 4, message.headers)
         if message.invocation_id is not None:
             fields["invocationId"] = message.invocation_id
-        fields["target"] = message.target
+        fields["target"] = checked_target(message)
         fields["arguments"] = message.arguments
         if message.stream_ids:
             fields["streamIds"] = message.stream_ids

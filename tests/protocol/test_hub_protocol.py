@@ -320,6 +320,24 @@ def test_values_that_are_written_in_another_form(value, in_json, in_messagepack)
     assert binary.parse(binary.write(message)) == Completion("1", in_messagepack)
 
 
+class Target(enum.StrEnum):
+    SAY_HELLO = "sayHello"
+
+
+@BOTH
+@pytest.mark.parametrize("kind", [Invocation, StreamInvocation])
+def test_a_target_is_a_string(protocol, kind):
+    """An enum of strings stands for its value, as everywhere in Python."""
+    message = protocol.parse(protocol.write(_call_of(kind, Target.SAY_HELLO)))
+    assert message == _call_of(kind, "sayHello")
+    with pytest.raises(TypeError, match="'target' must be str, not int"):
+        protocol.write(_call_of(kind, 5))
+
+
+def _call_of(kind, target):
+    return Invocation(target, [], "1") if kind is Invocation else StreamInvocation("1", target, [])
+
+
 @BOTH
 @pytest.mark.parametrize("value", [object(), {1, 2}, Point(1), [2**70], {"a": "\ud800"}], ids=repr)
 def test_values_that_cannot_be_written(protocol, value):

@@ -89,7 +89,7 @@ def checked_target(message: Invocation | StreamInvocation) -> str:
     target: object = message.target
     if type(target) is str:
         return target
-    if not isinstance(target, str):
+    if not isinstance(target, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"'target' must be str, not {type(target).__name__}")
     return str.__str__(target)
 

@@ -125,7 +125,7 @@ def wire_name(name: str) -> str:
 
 
 def hub_methods(hub_class: type[Hub], converter: cattrs.Converter) -> dict[str, HubMethod]:
-    """The methods that clients can call, by ``wire_name``.
+    """The methods that clients can call, by ``wire_name``; static ones are not, as in .NET.
 
     Raises ConfigurationError for two methods with the same name on the wire, or a signature that
     no call can be bound to.
@@ -134,6 +134,8 @@ def hub_methods(hub_class: type[Hub], converter: cattrs.Converter) -> dict[str, 
     names: dict[str, str] = {}
     for name, function in inspect.getmembers(hub_class, inspect.isfunction):
         if name.startswith("_") or hasattr(Hub, name):
+            continue
+        if isinstance(inspect.getattr_static(hub_class, name), staticmethod):
             continue
         streams = inspect.isasyncgenfunction(function)
         if not streams and not inspect.iscoroutinefunction(function):

@@ -10,7 +10,7 @@ import trio
 from harness.scripted_service import ScriptedClient, ScriptedService, serving
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from signalr_trio import Hub, HubError, HubOptions, ProtocolError
+from signalr_trio import ConnectionMigrationFeature, Hub, HubError, HubOptions, ProtocolError
 from signalr_trio.protocol.messages import Close
 from signalr_trio.protocol.service_messages import (
     MIGRATE_FROM,
@@ -205,6 +205,21 @@ async def test_a_client_handed_over_is_answered_when_on_connected_has_returned(
         story.may_connect.set()
         assert await client.result(id) == "held"
         assert client.responses == ([None] if agreed else [])
+
+
+async def test_a_state_that_cannot_be_read_is_none(autojump_clock: MockClock) -> None:
+    states: list[object] = []
+
+    class Chat(Hub):
+        async def on_connected(self) -> None:
+            feature = self.context.features.get(ConnectionMigrationFeature)
+            states.append(feature and feature.state)
+
+    async with serving(Chat) as served:
+        for text in ("no base64!", "\u00e9"):
+            client = served.service.open(text, headers=FROM_B | {"X-SignalR-Trio-State": [text]})
+            await served.service.until(lambda client=client: client.responses)
+    assert states == [None, None]
 
 
 async def test_what_a_hub_knows_of_its_client(autojump_clock: MockClock, story: Story) -> None:

@@ -17,6 +17,7 @@ import trio
 
 from signalr_trio.client.conversion import ValueConverter
 from signalr_trio.protocol.messages import Completion, Invocation
+from signalr_trio.texts import error_text
 
 __all__ = ["Handler", "Handlers", "Mailbox", "Subscription", "call"]
 
@@ -107,7 +108,7 @@ class Handlers:
                 result = await handler(invocation.arguments)
             except Exception as raised:
                 _logger.exception("a handler of %r has failed", invocation.target)
-                error = str(raised) or type(raised).__name__
+                error = error_text(raised) or type(raised).__name__
             else:
                 if result is not None:
                     results.append(result)

@@ -192,6 +192,34 @@ def test_what_cannot_work():
     assert "hidden" not in repr(HubConnection("http://a/b?access_token=hidden"))
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("keep_alive", 0),
+        ("keep_alive", float("nan")),
+        ("server_timeout", -1),
+        ("handshake_timeout", 0),
+        ("max_message_size", 0),
+        ("reconnect", [0, -1]),
+        ("reconnect", [float("nan")]),
+    ],
+)
+def test_numbers_that_cannot_work(name, value):
+    """No keep-alive time would be a task that never waits, and -1 an error at the first loss."""
+    with pytest.raises(ConfigurationError, match=name):
+        HubConnection("http://a/b", **{name: value})
+
+
+async def test_headers_may_be_a_mapping():
+    async with (
+        serving(ScriptedServer()) as server,
+        HubConnection(server.url, headers={"X-One": "1", "X-Two": "2"}) as connection,
+    ):
+        await connection.invoke("Echo")
+        for request in server.requests:
+            assert (request.header("x-one"), request.header("x-two")) == ("1", "2")
+
+
 async def test_a_loss_is_followed_by_a_reconnect():
     async with serving(ScriptedServer(lose_at_a_call, echo)) as server:
         async with HubConnection(server.url, reconnect=AT_ONCE) as connection:

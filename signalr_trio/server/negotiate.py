@@ -1,9 +1,8 @@
 """An app's negotiate: who is this client, and where is the service that it shall connect to.
 
-Mount it in any ASGI framework::
+Mount it in an ASGI framework, or let an ASGI server on trio run it as it is::
 
-    app.mount("/", NegotiateApp(server))           # Starlette, FastAPI
-    app.asgi_app = ...                             # or behind Hypercorn's trio worker on its own
+    app.mount("/", NegotiateApp(server))  # Starlette, FastAPI; behind the app's own routes
 
 It answers ``POST {hub path}/negotiate`` with the service's URL and a token.
 """
@@ -128,7 +127,11 @@ def _query(hub: ServedHub, request: NegotiateRequest) -> str:
 
 
 class NegotiateApp:
-    """``Negotiator`` as an ASGI application."""
+    """Negotiate as an ASGI application, for the hubs of a server that has a connection string.
+
+    ``identify`` says who a client is, or None to refuse it (401); without it all are anonymous.
+    Raises ConfigurationError for an embedded server, or a connection string that cannot be used.
+    """
 
     def __init__(self, server: HubServer, identify: Identify | None = None) -> None:
         self._negotiator = Negotiator(server, identify)

@@ -210,6 +210,26 @@ def test_numbers_that_cannot_work(name, value):
         HubConnection("http://a/b", **{name: value})
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X": "secret\r\nB: c"},
+        {"X": "secret\u4e2d"},
+        {"X y": "secret"},
+        {"\u00e9": "1"},
+        {"": "1"},
+        {"X": 5},
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("skip_negotiate", [True, False])
+def test_headers_that_http_does_not_have(headers, skip_negotiate):
+    """A WebSocket on its own would only say that the server had ended the connection."""
+    with pytest.raises(ConfigurationError, match="header") as raised:
+        HubConnection("http://a/b", headers=headers, skip_negotiate=skip_negotiate)
+    assert "secret" not in str(raised.value)
+
+
 async def test_headers_may_be_a_mapping():
     async with (
         serving(ScriptedServer()) as server,

@@ -401,12 +401,7 @@ def _encoding(protocol: str | HubProtocol) -> HubProtocol:
 
 def _listen(handlers: list[Handler], handler: Handler) -> Subscription:
     handlers.append(handler)
-
-    def remove() -> None:
-        if handler in handlers:
-            handlers.remove(handler)
-
-    return Subscription(remove)
+    return Subscription(lambda: handlers.remove(handler))
 
 
 async def _tell(notice: tuple[Handler, object]) -> None:

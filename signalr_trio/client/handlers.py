@@ -47,7 +47,12 @@ class Subscription:
 
     def remove(self) -> None:
         """Take the handler out again; more than once is fine."""
-        self._remove()
+        remove, self._remove = self._remove, _nothing
+        remove()
+
+
+def _nothing() -> None:
+    pass
 
 
 @attrs.frozen(eq=False)
@@ -77,8 +82,11 @@ class Handlers:
         self._by_target[key] = (*self._by_target.get(key, ()), registered)
 
         def remove() -> None:
-            others = self._by_target.get(key, ())
-            self._by_target[key] = tuple(one for one in others if one is not registered)
+            others = tuple(one for one in self._by_target[key] if one is not registered)
+            if others:
+                self._by_target[key] = others
+            else:
+                del self._by_target[key]
 
         return Subscription(remove)
 

@@ -68,9 +68,9 @@ class HubOptions:
     """A server connection on which nothing came for so long is lost."""
     ack_timeout: float = attrs.field(default=10.0, validator=_positive)
     """For the service's answer to a group change."""
-    inbox_pause: int = 1 << 20
+    inbox_pause: int = attrs.field(default=1 << 20, validator=_positive)
     """When more waits for a client's calls, the service is asked to hold what it sends."""
-    inbox_limit: int = 16 << 20
+    inbox_limit: int = attrs.field(default=16 << 20, validator=_positive)
     """When more waits for its calls, the client is closed."""
-    link_high_water: int = 1 << 20
+    link_high_water: int = attrs.field(default=1 << 20, validator=_positive)
     """Above this in the line to the service, sends wait."""

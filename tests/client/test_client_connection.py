@@ -230,6 +230,26 @@ def test_headers_that_http_does_not_have(headers, skip_negotiate):
     assert "secret" not in str(raised.value)
 
 
+def test_one_subscription_removes_no_other():
+    """The same handler may be registered twice, and each of them be removed more than once."""
+    connection = HubConnection("http://a/b")
+    first = connection.on_close(print)
+    connection.on_close(print)
+    first.remove()
+    first.remove()
+    assert connection._on_close == [print]
+
+
+def test_nothing_is_kept_of_targets_without_handlers():
+    """Some applications have a target for each question they ask."""
+    connection = HubConnection("http://a/b")
+    for number in range(3):
+        subscriptions = [connection.on(f"answer{number}", print) for _ in range(2)]
+        for one in subscriptions:
+            one.remove()
+    assert connection._handlers._by_target == {}
+
+
 async def test_headers_may_be_a_mapping():
     async with (
         serving(ScriptedServer()) as server,

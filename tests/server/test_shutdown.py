@@ -19,6 +19,7 @@ from signalr_trio import (
     GracefulShutdown,
     Hub,
     HubContext,
+    HubOptions,
     HubServer,
     ShutdownError,
     ShutdownReport,
@@ -221,6 +222,12 @@ def test_an_unknown_mode_is_refused() -> None:
 def test_times_must_be_above_nothing(name: str) -> None:
     with pytest.raises(ConfigurationError, match=f"{name} must be above 0"):
         GracefulShutdown("off", **{name: 0})
+
+
+@pytest.mark.parametrize("name", ["inbox_pause", "inbox_limit", "link_high_water", "keep_alive"])
+def test_so_must_the_numbers_of_hub_options(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{name} must be above 0"):
+        HubOptions(**{name: 0})
 
 
 # -- stage 1: offline -----------------------------------------------------------------------

@@ -31,6 +31,7 @@ __all__ = ["Identify", "NegotiateApp", "NegotiateRequest", "Negotiator"]
 log = logging.getLogger("signalr_trio.server")
 
 _MAX_TOKEN = 4096
+_NOT_PASSED_ON = frozenset({"negotiateversion", "access_token"})
 _TEXT = [("Content-Type", "text/plain")]
 _JSON = [("Content-Type", "application/json")]
 Answer = tuple[int, list[tuple[str, str]], bytes]
@@ -122,7 +123,9 @@ def find_hub(server: HubServer, path: str) -> ServedHub | None:
 
 
 def _query(hub: ServedHub, request: NegotiateRequest) -> str:
-    original = [pair for pair in request.query if pair[0].lower() != "negotiateversion"]
+    """The client's own query goes on to the service, and from there to the hub; but not a token,
+    which was for this application, and which the service would take for its own."""
+    original = [pair for pair in request.query if pair[0].lower() not in _NOT_PASSED_ON]
     return urlencode([("asrs.op", hub.path), *original, ("asrs_request_id", uuid.uuid4().hex[:16])])
 
 

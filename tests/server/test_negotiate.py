@@ -210,6 +210,15 @@ async def test_identify_may_take_its_time(autojump_clock: MockClock) -> None:
         assert (await call(app)).token["asrs.s.uid"] == "ann"
 
 
+async def test_a_token_of_the_application_goes_no_further(autojump_clock: MockClock) -> None:
+    """The service would take it for its own, which a browser puts behind it in the same query."""
+    async with negotiating() as (app, _):
+        query = b"access_token=mine&room=1&Access_Token=mine&negotiateVersion=1"
+        url = (await call(app, query=query)).json["url"]
+        assert parse_qs(urlsplit(url).query)["room"] == ["1"]
+        assert "mine" not in url
+
+
 @pytest.mark.parametrize("asynchronous", [True, False])
 async def test_whom_identify_does_not_know_is_refused(
     autojump_clock: MockClock, asynchronous: bool

@@ -19,7 +19,7 @@ import ssl
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any, Final, TypeVar, overload
+from typing import Any, Final, TypeVar, cast, overload
 
 import trio
 
@@ -62,7 +62,8 @@ class HubConnection:
 
     Entering the block connects. It raises NegotiateError, HandshakeError, ConnectionClosed or
     ConfigurationError where that fails; there is no second attempt then. Leaving it says Close
-    and closes the WebSocket, which takes seven seconds at the most. When the connection ends for
+    and closes the WebSocket, which takes seven seconds at the most, and waits for the handlers of
+    ``on_close``, ``on_reconnecting`` and ``on_reconnected`` that run. When the connection ends for
     good inside the block, the block goes on: ``wait_closed``, ``on_close`` and the next call tell.
 
     Handlers can be registered before the block is entered, so that no message is missed. Numbers
@@ -127,7 +128,7 @@ class HubConnection:
             url=url,
             protocol=_encoding(protocol),
             access_token=access_token,
-            headers=tuple(headers.items() if isinstance(headers, Mapping) else headers),
+            headers=_pairs(headers),
             transports=transports,
             skip_negotiate=skip_negotiate,
             stateful_reconnect=stateful_reconnect,
@@ -382,6 +383,12 @@ class HubConnection:
 
     def _reconnected(self) -> None:
         self._notify(self._on_reconnected, self._connection_id)
+
+
+def _pairs(headers: Mapping[str, str] | Headers) -> tuple[tuple[str, str], ...]:
+    if isinstance(headers, Mapping):
+        return tuple(cast("Mapping[str, str]", headers).items())
+    return tuple(headers)
 
 
 def _require_above_zero(**numbers: float) -> None:

@@ -442,6 +442,47 @@ async def test_a_stream_to_a_paused_client_lets_others_run(autojump_clock: MockC
     assert turns > 500
 
 
+@pytest.mark.parametrize("end", ["resume", "leave", "hurry", "stop"])
+async def test_what_a_stream_says_to_a_paused_client_is_bounded(
+    autojump_clock: MockClock, end: str
+) -> None:
+    """And the stream, which waits, ends with its client, and with its server."""
+    said = 0
+    ended = trio.Event()
+
+    class Chat(Hub):
+        async def numbers(self) -> AsyncIterator[str]:
+            nonlocal said
+            try:
+                for number in range(1000):
+                    yield f"{number:1000}"
+                    said += 1
+            finally:
+                ended.set()
+
+    async with serving(Chat, options=HubOptions(link_high_water=10_000)) as served:
+        connection = served.service.connections[0]
+        client = await served.service.connected()
+        connection.send(control(client, FlowControlOperation.PAUSE))
+        await served.service.until(lambda: connection.received(ConnectionFlowControl))
+        id = client.stream("numbers")
+        await wait_all_tasks_blocked()
+        assert 5 < said < 20
+        if end == "resume":
+            connection.send(control(client, FlowControlOperation.RESUME))
+            await client.completion(id)
+            assert client.items(id) == [f"{number:1000}" for number in range(1000)]
+        elif end == "leave":
+            client.leave()
+        elif end == "hurry":
+            client.move()
+            client.move()
+        else:
+            served.scope.cancel()
+        with trio.fail_after(10):
+            await ended.wait()
+
+
 async def test_a_pause_of_a_client_that_is_not_here_is_ignored(
     autojump_clock: MockClock, story: Story
 ) -> None:

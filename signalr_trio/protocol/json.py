@@ -114,7 +114,10 @@ class JsonProtocol:
             return base64.b64encode(cast("bytes", value)).decode("ascii")
         if self._hook is None:
             raise TypeError(f"JSON cannot hold {value!r}")
-        return self._hook(value)
+        known = self._hook(value)
+        if type(known) is type(value):  # asked again and again, it would go on like that
+            raise TypeError(f"JSON cannot hold {value!r}")
+        return known
 
     def _require_finite(self, value: object) -> None:
         """Raise ValueError for NaN and the infinities, at any depth."""

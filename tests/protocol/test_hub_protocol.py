@@ -21,6 +21,7 @@ from collections import OrderedDict
 from pathlib import Path
 
 import attrs
+import cattrs
 import msgpack
 import pytest
 from hypothesis import given
@@ -384,6 +385,12 @@ def test_a_null_beside_it_keeps_no_value_from_being_written(hook, value):
     beside = protocol.parse(protocol.write(StreamItem("1", [None, {"a": value}])))
     assert isinstance(alone, StreamItem)
     assert beside == StreamItem("1", [None, {"a": alone.item}])
+
+
+@pytest.mark.parametrize("hook", [None, as_mapping, _identity, cattrs.Converter().unstructure])
+def test_the_type_that_cannot_be_written_is_named(hook):
+    with pytest.raises(TypeError, match="frozenset"):
+        JsonProtocol(hook).write(StreamItem("1", [frozenset("a")]))
 
 
 def test_numbers_that_are_not_finite_are_found_in_enums():

@@ -1,6 +1,6 @@
 """SignalR on trio: hubs, a client, and a service that lets hub servers be replaced unnoticed."""
 
-from signalr_trio.client import ConnectionState, HubConnection
+from signalr_trio.client import ConnectionState, HubConnection, ItemStream, Subscription
 from signalr_trio.errors import (
     ClientResultError,
     ConfigurationError,
@@ -45,6 +45,7 @@ __all__ = [
     "HubOptions",
     "HubServer",
     "Identity",
+    "ItemStream",
     "NegotiateApp",
     "NegotiateError",
     "NegotiateRequest",
@@ -58,6 +59,7 @@ __all__ = [
     "ShutdownReport",
     "SignalRError",
     "StageReport",
+    "Subscription",
     "Upstream",
     "open_service",
     "serve",

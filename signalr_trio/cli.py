@@ -294,8 +294,8 @@ def _load(app: str) -> HubServer:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        if error.name is None or not module_name.startswith(error.name):
-            raise
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # what the application imports is missing
         raise click.UsageError(f"there is no module {error.name!r} here or installed") from None
     found: Any = getattr(module, name, None)
     if found is None:

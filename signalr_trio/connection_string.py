@@ -32,7 +32,7 @@ class Endpoint:
     """Where a service is, and the key that signs what is said to it."""
 
     url: str
-    """``http://host[:port]``, no slash at the end."""
+    """``http://host[:port]``, maybe a path, no slash at the end."""
     access_key: str = attrs.field(repr=False)
     client_url: str | None = None
     server_url: str | None = None
@@ -113,7 +113,9 @@ def _http_url(name: str, url: str) -> str:
         _ = parts.port
     except ValueError:
         raise ConfigurationError(f"connection string: {name} has a bad host or port") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    # A path is somebody's proxy; behind a query or a fragment no path could be put.
+    more = parts.query or parts.fragment or "@" in parts.netloc
+    if parts.scheme not in ("http", "https") or not parts.hostname or more:
         raise ConfigurationError(
             f"connection string: {name} must be http://host[:port] or https://host[:port]"
         )

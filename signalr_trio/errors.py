@@ -45,7 +45,10 @@ class ProtocolError(SignalRError):
 
 
 class NegotiateError(SignalRError):
-    """Negotiate was refused, or its answer cannot be used. Not retried."""
+    """Negotiate was refused, or its answer cannot be used.
+
+    A client that connects for the first time makes no second attempt; one that reconnects does.
+    """
 
 
 class HandshakeError(SignalRError):

@@ -189,6 +189,19 @@ class Audience:
     """Connection ids that are left out."""
 
 
+def _checked(names: Iterable[str]) -> tuple[str, ...]:
+    """The names, if they are. Raises TypeError: on the wire a mistake would cost the whole server
+    connection, and ``"ab"`` is meant to be one name and not two."""
+    if isinstance(names, str):
+        raise TypeError(f"ids and names come in a collection of str, not one str: {names!r}")
+    found = tuple(names)
+    for name in found:
+        if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            kind = type(name).__name__
+            raise TypeError(f"ids of connections and users, and groups must be str, not {kind}")
+    return found
+
+
 class Sender(Protocol):
     """What carries sends and group changes to the service."""
 
@@ -243,7 +256,10 @@ class SingleClientProxy(ClientProxy):
 
 
 class HubClients:
-    """The clients of a hub."""
+    """The clients of a hub.
+
+    Ids of connections and users, and names of groups are str; anything else raises TypeError.
+    """
 
     __slots__ = ("_sender",)
 
@@ -259,7 +275,8 @@ class HubClients:
         return self._proxy(AudienceKind.ALL, excluded=excluded)
 
     def client(self, connection_id: str) -> SingleClientProxy:
-        return SingleClientProxy(self._sender, Audience(AudienceKind.CONNECTIONS, (connection_id,)))
+        names = _checked((connection_id,))
+        return SingleClientProxy(self._sender, Audience(AudienceKind.CONNECTIONS, names))
 
     def clients(self, connection_ids: Iterable[str]) -> ClientProxy:
         return self._proxy(AudienceKind.CONNECTIONS, connection_ids)
@@ -283,7 +300,7 @@ class HubClients:
     def _proxy(
         self, kind: AudienceKind, names: Iterable[str] = (), excluded: Iterable[str] = ()
     ) -> ClientProxy:
-        return ClientProxy(self._sender, Audience(kind, tuple(names), tuple(excluded)))
+        return ClientProxy(self._sender, Audience(kind, _checked(names), _checked(excluded)))
 
 
 class HubCallerClients(HubClients):
@@ -318,13 +335,14 @@ class GroupManager:
     async def add_to_group(self, connection_id: str, group: str) -> None:
         """Returns when the service has made the change, or the connection is gone.
 
-        Raises ConnectionClosed when the service was lost or did not answer.
+        Raises ConnectionClosed when the service was lost or did not answer, TypeError for a name
+        that is no str.
         """
-        await self._sender.add_to_group(connection_id, group)
+        await self._sender.add_to_group(*_checked((connection_id, group)))
 
     async def remove_from_group(self, connection_id: str, group: str) -> None:
         """As ``add_to_group``."""
-        await self._sender.remove_from_group(connection_id, group)
+        await self._sender.remove_from_group(*_checked((connection_id, group)))
 
 
 class HubContext:

@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl, unquote
 import jwt
 
 from signalr_trio.errors import SignalRError
+from signalr_trio.texts import sendable
 
 __all__ = [
     "NAME_IDENTIFIER",
@@ -160,11 +161,15 @@ def _segments(path: str) -> list[str]:
 
 
 def claims_of(payload: Mapping[str, Any]) -> Claims:
-    """The payload as a list of claims in order, short names turned back into long ones."""
+    """The payload as a list of claims in order, short names turned back into long ones.
+
+    Lone surrogates, which the escapes of JSON can hide in a token, are read as U+FFFD: nobody could
+    be told of such a claim.
+    """
     claims: Claims = []
     for name, value in payload.items():
         values = cast("list[Any]", value) if isinstance(value, list) else [value]
-        claims += [(_LONG_NAMES.get(name, name), _text(item)) for item in values]
+        claims += [(_LONG_NAMES.get(name, sendable(name)), _text(item)) for item in values]
     return claims
 
 
@@ -177,5 +182,7 @@ def user_id_of(claims: Claims) -> str | None:
 def _text(value: Any) -> str:
     """As .NET reads it: what is no string counts as its JSON, null as empty."""
     if isinstance(value, str):
-        return value
-    return "" if value is None else json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+        return sendable(value)
+    if value is None:
+        return ""
+    return sendable(json.dumps(value, separators=(",", ":"), ensure_ascii=False))

@@ -69,6 +69,13 @@ def test_urls_without_another_road() -> None:
         ("Endpoint=http://[::1;AccessKey=k", "Endpoint has a bad host or port"),
         ("Endpoint=http://h;AccessKey=k;ClientEndpoint=h", "ClientEndpoint must be http"),
         ("Endpoint=http://h;AccessKey=k;ServerEndpoint=h", "ServerEndpoint must be http"),
+        ("Endpoint=http://h?x=1;AccessKey=k", "Endpoint must be http"),
+        ("Endpoint=http://h/#x;AccessKey=k", "Endpoint must be http"),
+        ("Endpoint=http://ann:pw@h;AccessKey=k", "Endpoint must be http"),
+        (
+            "Endpoint=http://h;AccessKey=k;ServerEndpoint=http://h/a?b",
+            "ServerEndpoint must be http",
+        ),
         ("Endpoint=http://h;AccessKey=k;Port=0", "Port must be 1 to 65535"),
         ("Endpoint=http://h;AccessKey=k;Port=65536", "Port must be 1 to 65535"),
         ("Endpoint=http://h;AccessKey=k;Port=eight", "Port must be 1 to 65535"),

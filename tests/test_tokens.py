@@ -167,6 +167,14 @@ def test_claims_survive_a_token() -> None:
     assert claims_of(payload)[: len(claims)] == claims
 
 
+def test_half_characters_in_claims_are_replaced() -> None:
+    """They get into a token by the escapes of JSON, and no hub server could be told of them."""
+    claims = [("a\ud83d", "x\ud83d"), ("b", "\ud83d\ude00"), ("c", "\udc00")]
+    payload = verify_token(make_token(KEY, AUDIENCE, claims), [KEY], AUDIENCE)
+    assert claims_of(payload)[:3] == [("a\ufffd", "x\ufffd"), ("b", "\U0001f600"), ("c", "\ufffd")]
+    assert claims_of({"d": {"e": "\ud83d"}}) == [("d", '{"e":"\ufffd"}')]
+
+
 @pytest.mark.parametrize(
     ("claims", "user"),
     [

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import enum
 import logging
+import math
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any, Final, TypeVar, overload
+from typing import Any, Final, TypeVar, cast, overload
 
 import trio
 
@@ -61,17 +62,19 @@ class HubConnection:
 
     Entering the block connects. It raises NegotiateError, HandshakeError, ConnectionClosed or
     ConfigurationError where that fails; there is no second attempt then. Leaving it says Close
-    and closes the WebSocket, which takes seven seconds at the most. When the connection ends for
+    and closes the WebSocket, which takes seven seconds at the most, and waits for the handlers of
+    ``on_close``, ``on_reconnecting`` and ``on_reconnected`` that run. When the connection ends for
     good inside the block, the block goes on: ``wait_closed``, ``on_close`` and the next call tell.
 
-    Handlers can be registered before the block is entered, so that no message is missed.
+    Handlers can be registered before the block is entered, so that no message is missed. Numbers
+    and names that cannot work raise ConfigurationError at once.
 
     Args:
         url: of the hub, http or https.
         protocol: ``"json"`` or ``"messagepack"``, or an encoding with a hook of your own.
         access_token: bearer token for all requests, or an async callable that gives one; it is
             called each time a connection is made.
-        headers: further headers of all requests.
+        headers: further headers of all requests: a mapping, or pairs.
         reconnect: seconds before each attempt after a loss; empty or None: no attempts.
         keep_alive: a ping is sent after so many seconds without anything sent.
         server_timeout: the connection is lost after so many seconds without anything received.
@@ -95,7 +98,7 @@ class HubConnection:
         *,
         protocol: str | HubProtocol = "json",
         access_token: AccessToken = None,
-        headers: Headers = (),
+        headers: Mapping[str, str] | Headers = (),
         reconnect: Sequence[float] | None = (0, 2, 10, 30),
         keep_alive: float = 15,
         server_timeout: float = 30,
@@ -108,8 +111,16 @@ class HubConnection:
         network: Network = TCP,
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
+        _require_above_zero(
+            keep_alive=keep_alive,
+            server_timeout=server_timeout,
+            handshake_timeout=handshake_timeout,
+            max_message_size=math.inf if max_message_size is None else max_message_size,
+        )
         self._url = url
         self._delays = tuple(reconnect or ())
+        if not all(delay >= 0 for delay in self._delays):
+            raise ConfigurationError(f"reconnect must be seconds from 0 on, not {reconnect!r}")
         self._timing = Timing(keep_alive, server_timeout)
         self._own_flusher = flusher is None
         self._flusher = Flusher() if flusher is None else flusher
@@ -117,7 +128,7 @@ class HubConnection:
             url=url,
             protocol=_encoding(protocol),
             access_token=access_token,
-            headers=tuple(headers),
+            headers=_pairs(headers),
             transports=transports,
             skip_negotiate=skip_negotiate,
             stateful_reconnect=stateful_reconnect,
@@ -374,6 +385,18 @@ class HubConnection:
         self._notify(self._on_reconnected, self._connection_id)
 
 
+def _pairs(headers: Mapping[str, str] | Headers) -> tuple[tuple[str, str], ...]:
+    if isinstance(headers, Mapping):
+        return tuple(cast("Mapping[str, str]", headers).items())
+    return tuple(headers)
+
+
+def _require_above_zero(**numbers: float) -> None:
+    for name, value in numbers.items():
+        if not value > 0:
+            raise ConfigurationError(f"{name} must be above 0, not {value!r}")
+
+
 def _encoding(protocol: str | HubProtocol) -> HubProtocol:
     if not isinstance(protocol, str):
         return protocol
@@ -385,12 +408,7 @@ def _encoding(protocol: str | HubProtocol) -> HubProtocol:
 
 def _listen(handlers: list[Handler], handler: Handler) -> Subscription:
     handlers.append(handler)
-
-    def remove() -> None:
-        if handler in handlers:
-            handlers.remove(handler)
-
-    return Subscription(remove)
+    return Subscription(lambda: handlers.remove(handler))
 
 
 async def _tell(notice: tuple[Handler, object]) -> None:

@@ -6,6 +6,7 @@ Source: TransportProtocols.md of dotnet/aspnetcore, and the official JavaScript 
 from __future__ import annotations
 
 import logging
+import re
 import ssl
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -44,6 +45,8 @@ _OPENERS: Final[Mapping[str, _Opener]] = MappingProxyType(
 TRANSPORTS: Final = tuple(_OPENERS)
 """The names of all transports, as in TransportProtocols.md."""
 
+#: RFC 9110, 5.6.2.
+_TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _logger = logging.getLogger("signalr_trio.client")
 
 
@@ -80,6 +83,9 @@ class Connector:
             raise ConfigurationError(
                 f"transports={self.transports!r}: a tuple of {', '.join(TRANSPORTS)}"
             )
+        for name, value in self.headers:
+            if not _is_header(name, value):
+                raise ConfigurationError(f"the header {name!r} is none that HTTP has")
         if self.skip_negotiate and _WEBSOCKETS not in self.transports:
             raise ConfigurationError("without negotiate there are only WebSockets")
         if self.skip_negotiate and self.stateful_reconnect:
@@ -184,6 +190,14 @@ class Connector:
             network=self.network,
             ssl_context=self.ssl_context,
         )
+
+
+def _is_header(name: object, value: object) -> bool:
+    """RFC 9110, 5.1 and 5.5, without bytes beyond ASCII. The value may be a secret."""
+    if not isinstance(name, str) or not isinstance(value, str):
+        return False
+    plain = value.replace("\t", " ")
+    return _TOKEN.fullmatch(name) is not None and plain.isascii() and plain.isprintable()
 
 
 def _no_transport(

@@ -17,6 +17,7 @@ import trio
 
 from signalr_trio.client.conversion import ValueConverter
 from signalr_trio.protocol.messages import Completion, Invocation
+from signalr_trio.texts import error_text
 
 __all__ = ["Handler", "Handlers", "Mailbox", "Subscription", "call"]
 
@@ -46,7 +47,12 @@ class Subscription:
 
     def remove(self) -> None:
         """Take the handler out again; more than once is fine."""
-        self._remove()
+        remove, self._remove = self._remove, _nothing
+        remove()
+
+
+def _nothing() -> None:
+    pass
 
 
 @attrs.frozen(eq=False)
@@ -76,8 +82,11 @@ class Handlers:
         self._by_target[key] = (*self._by_target.get(key, ()), registered)
 
         def remove() -> None:
-            others = self._by_target.get(key, ())
-            self._by_target[key] = tuple(one for one in others if one is not registered)
+            others = tuple(one for one in self._by_target[key] if one is not registered)
+            if others:
+                self._by_target[key] = others
+            else:
+                del self._by_target[key]
 
         return Subscription(remove)
 
@@ -107,7 +116,7 @@ class Handlers:
                 result = await handler(invocation.arguments)
             except Exception as raised:
                 _logger.exception("a handler of %r has failed", invocation.target)
-                error = str(raised) or type(raised).__name__
+                error = error_text(raised) or type(raised).__name__
             else:
                 if result is not None:
                     results.append(result)

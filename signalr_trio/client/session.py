@@ -39,6 +39,7 @@ from signalr_trio.protocol.messages import (
     StreamInvocation,
     StreamItem,
 )
+from signalr_trio.texts import error_text
 from signalr_trio.transport.stream import SEND_LIMIT
 
 __all__ = ["Session", "SessionEnd", "Timing", "shake_hands"]
@@ -299,9 +300,9 @@ class Session:
         completion = await self._handlers.answer(invocation)
         try:
             self.write(completion)
-        except (TypeError, ValueError) as error:
+        except Exception as error:  # an application's own encoding may raise anything
             _logger.exception("the result for %r cannot be sent", invocation.target)
-            text = f"The client's result cannot be sent: {error}"
+            text = f"The client's result cannot be sent: {error_text(error)}"
             self.write(Completion(completion.invocation_id, error=text))
 
     async def _keep_time(self) -> None:

@@ -8,6 +8,7 @@ from typing import Protocol, cast
 import trio
 
 from signalr_trio.protocol.messages import Completion, HubMessage, StreamItem
+from signalr_trio.texts import error_text
 
 __all__ = ["Sender", "Uploads", "split_streams"]
 
@@ -79,7 +80,7 @@ class Uploads:
             await self._send_items(stream_id, items)
             end = Completion(stream_id)
         except Exception as error:
-            end = Completion(stream_id, error=_ERRORED.format(error))
+            end = Completion(stream_id, error=_ERRORED.format(error_text(error)))
             self._on_error(error)
             self._scope.cancel()
         finally:

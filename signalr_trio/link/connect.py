@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from signalr_trio.connection_string import Endpoint
+from signalr_trio.errors import ConfigurationError
 from signalr_trio.link.link import Link
 from signalr_trio.link.websocket import WebSocketLink, agreement_header, agreement_in
 from signalr_trio.tokens import NAME_IDENTIFIER, make_token
@@ -31,7 +32,14 @@ def websocket_connector(
 
     The agreement on releasing holds where the service answers our header with its own; the
     instance id in it is the one that we sent.
+
+    Raises ConfigurationError for a server id that cannot be in a header.
     """
+    printable = server_id.isascii() and server_id.isprintable()
+    if not printable or not server_id or server_id != server_id.strip():
+        raise ConfigurationError(
+            f"the server id {server_id!r} must be printable ASCII: it is sent in a header"
+        )
 
     @asynccontextmanager
     async def connect(hub: str, cid: str, target: str | None) -> AsyncGenerator[Link]:

@@ -9,7 +9,6 @@ it is the hub's abort. The state goes along as base64, and on to the new server 
 from __future__ import annotations
 
 import base64
-import binascii
 
 from signalr_trio.protocol.service_messages import CloseConnection, Headers, header
 
@@ -43,5 +42,5 @@ def state_in(headers: Headers) -> bytes | None:
         return None
     try:
         return base64.b64decode(text, validate=True)
-    except binascii.Error:
+    except ValueError:  # binascii.Error is one, and so is that of what is not ASCII
         return None

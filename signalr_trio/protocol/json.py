@@ -7,8 +7,11 @@ in any order, the last of two with one name, unknown ones ignored, and so is wha
 from __future__ import annotations
 
 import base64
+import datetime
+import enum
 import json
 import math
+import uuid
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, TypeAlias, cast
 
@@ -30,7 +33,9 @@ from signalr_trio.protocol.messages import (
     Sequence,
     StreamInvocation,
     StreamItem,
+    checked_target,
 )
+from signalr_trio.texts import sendable
 
 __all__ = ["JsonProtocol", "read_object", "require_int", "require_str"]
 
@@ -40,6 +45,11 @@ Fields: TypeAlias = dict[str, object]
 _PING: Final = b'{"type":6}\x1e'
 _PING_LIMIT: Final = 64
 _INT64: Final = 2**63
+#: What is written without asking the hook, and is or has no number that might not be finite.
+_NO_FLOAT_IN_IT: Final = (
+    *(str, int, bytes, bytearray, memoryview),
+    *(datetime.date, datetime.time, uuid.UUID),
+)
 _OPTIONS: Final = orjson.OPT_NAIVE_UTC | orjson.OPT_UTC_Z | orjson.OPT_PASSTHROUGH_DATACLASS
 
 
@@ -104,15 +114,20 @@ class JsonProtocol:
             return base64.b64encode(cast("bytes", value)).decode("ascii")
         if self._hook is None:
             raise TypeError(f"JSON cannot hold {value!r}")
-        return self._hook(value)
+        known = self._hook(value)
+        if type(known) is type(value):  # asked again and again, it would go on like that
+            raise TypeError(f"JSON cannot hold {value!r}")
+        return known
 
     def _require_finite(self, value: object) -> None:
         """Raise ValueError for NaN and the infinities, at any depth."""
-        if value is None or isinstance(value, str | int):
-            return
         if isinstance(value, float):
             if not math.isfinite(value):
                 raise ValueError(f"JSON cannot hold {value!r}")
+        elif value is None or isinstance(value, _NO_FLOAT_IN_IT):
+            return
+        elif isinstance(value, enum.Enum):
+            self._require_finite(value.value)
         elif isinstance(value, Mapping):
             for inner in cast("Mapping[object, object]", value).values():
                 self._require_finite(inner)
@@ -183,7 +198,7 @@ def _read_first_value(document: bytes) -> object:
 
 def _without_surrogates(value: object) -> object:
     if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return sendable(value)
     if isinstance(value, list):
         return [_without_surrogates(inner) for inner in cast("list[object]", value)]
     if isinstance(value, dict):
@@ -378,7 +393,7 @@ def _fields(message: HubMessage) -> Fields:
         fields = _head(1 if isinstance(message, Invocation) else 4, message.headers)
         if message.invocation_id is not None:
             fields["invocationId"] = message.invocation_id
-        fields["target"] = message.target
+        fields["target"] = checked_target(message)
         fields["arguments"] = message.arguments
         if message.stream_ids:
             fields["streamIds"] = message.stream_ids

@@ -34,6 +34,7 @@ from signalr_trio.protocol.messages import (
     Sequence,
     StreamInvocation,
     StreamItem,
+    checked_target,
 )
 
 __all__ = ["MessagePackProtocol"]
@@ -369,7 +370,7 @@ def _elements(message: HubMessage) -> Elements:
             1 if isinstance(message, Invocation) else 4,
             message.headers or {},
             message.invocation_id,
-            message.target,
+            checked_target(message),
             list(message.arguments),
             list(message.stream_ids),
         ]

@@ -26,6 +26,7 @@ __all__ = [
     "Sequence",
     "StreamInvocation",
     "StreamItem",
+    "checked_target",
 ]
 
 
@@ -77,6 +78,20 @@ class StreamInvocation:
     arguments: abc.Sequence[object]
     stream_ids: tuple[str, ...] = ()
     headers: dict[str, str] | None = None
+
+
+def checked_target(message: Invocation | StreamInvocation) -> str:
+    """The target as it is written: exactly a str.
+
+    Raises TypeError for anything else, which would cost whoever reads it the connection. Of an
+    enum of strings it is the value.
+    """
+    target: object = message.target
+    if type(target) is str:
+        return target
+    if not isinstance(target, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"'target' must be str, not {type(target).__name__}")
+    return str.__str__(target)
 
 
 @attrs.define

@@ -69,8 +69,8 @@ class EventParser:
         name, _, value = line.partition(b":")
         if name == b"data":
             value = value.removeprefix(b" ")
+            self._size += len(value) + bool(self._data)  # with the line feed between two
             self._data.append(value)
-            self._size += len(value)
             self._check(self._size)
         elif name == b"event":
             self._type = value.removeprefix(b" ")

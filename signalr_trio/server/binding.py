@@ -20,6 +20,7 @@ from cattrs.strategies import configure_union_passthrough
 
 from signalr_trio.errors import ConfigurationError
 from signalr_trio.hub import Hub
+from signalr_trio.texts import error_text
 
 __all__ = [
     "BindingError",
@@ -115,7 +116,7 @@ def _reason(error: BaseException) -> str:
         return "; ".join(_reason(one) for one in group.exceptions)
     if isinstance(error, KeyError):
         return f"{error} is missing"
-    return str(error) or type(error).__name__
+    return error_text(error) or type(error).__name__
 
 
 def wire_name(name: str) -> str:
@@ -124,7 +125,7 @@ def wire_name(name: str) -> str:
 
 
 def hub_methods(hub_class: type[Hub], converter: cattrs.Converter) -> dict[str, HubMethod]:
-    """The methods that clients can call, by ``wire_name``.
+    """The methods that clients can call, by ``wire_name``; static ones are not, as in .NET.
 
     Raises ConfigurationError for two methods with the same name on the wire, or a signature that
     no call can be bound to.
@@ -133,6 +134,8 @@ def hub_methods(hub_class: type[Hub], converter: cattrs.Converter) -> dict[str, 
     names: dict[str, str] = {}
     for name, function in inspect.getmembers(hub_class, inspect.isfunction):
         if name.startswith("_") or hasattr(Hub, name):
+            continue
+        if isinstance(inspect.getattr_static(hub_class, name), staticmethod):
             continue
         streams = inspect.isasyncgenfunction(function)
         if not streams and not inspect.iscoroutinefunction(function):

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import enum
 import logging
-from collections import deque
 from typing import TYPE_CHECKING
 
 import trio
@@ -55,6 +54,7 @@ from signalr_trio.protocol.service_messages import (
 from signalr_trio.server.application import split_errors
 from signalr_trio.server.calls import Calls
 from signalr_trio.server.identity import user_claims
+from signalr_trio.server.withheld import Withheld
 from signalr_trio.tokens import Claims, user_id_of
 
 if TYPE_CHECKING:
@@ -147,7 +147,8 @@ class ClientConnection:
         """Whether the client has had a handshake response: before it there is no Close."""
         self._disconnecting = False
         self._error: Exception | None = None
-        self._withheld: deque[bytes] | None = None
+        self._withheld: Withheld | None = None
+        """What is not sent while the service has paused the client; None while it has not."""
         self.pauses_asked = 0
         """How much the service was asked to hold of what the client sends."""
 
@@ -453,7 +454,7 @@ class ClientConnection:
             return
         payload = self.protocol.write(message)
         if self._withheld is not None:
-            self._withheld.append(payload)
+            self._withheld.put(payload)
         else:
             self._send_data(payload)
 
@@ -468,25 +469,27 @@ class ClientConnection:
             self.connection.send(ConnectionData(self.id, payload, DataMessageType.OTHER))
 
     async def writable(self) -> None:
-        """Waits while the line to the service is full.
+        """Waits while the line to the service is full, or much is withheld.
 
-        Others get their turn in any case: while nothing is sent (a pause, a line that takes no more)
-        the line is never full, and a stream may wait for nothing else.
+        Others get their turn in any case: a line that takes no more is never full, and a stream may
+        wait for nothing else.
         """
         await trio.lowlevel.checkpoint()
+        if self._withheld is not None:
+            await self._withheld.room(self.hub.options.link_high_water)
         await self.connection.drained()
 
     def pause(self) -> None:
         """The service wants nothing more of this client on this server connection."""
         if self._withheld is None:
-            self._withheld = deque()
+            self._withheld = Withheld()
             self._ask(FlowControlOperation.PAUSE_ACK)
 
     def resume(self, connection: ServiceConnection) -> None:
         """The client is with ``connection`` now; what was withheld goes there."""
         self.connection = connection
         withheld, self._withheld = self._withheld, None
-        for payload in withheld or ():
+        for payload in () if withheld is None else withheld.end():
             self._send_data(payload)
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from signalr_trio.errors import ClientResultError, ConnectionClosed, ProtocolError, SignalRError
+from signalr_trio.protocol.hub_protocol import HubProtocol
 from signalr_trio.protocol.messages import NO_RESULT, Completion, Invocation
 from signalr_trio.protocol.service_messages import (
     ClientCompletion,
@@ -192,7 +193,7 @@ class ClientResults:
         asked = self._elsewhere.get(client.id, {}).pop(message.invocation_id, None)
         if asked is None or client.protocol is None:
             return False
-        name, payload = client.protocol.name, client.protocol.write(message)
+        name, payload = client.protocol.name, _written(client.protocol, message)
         client.connection.send(
             ClientCompletion(asked.invocation_id, client.id, asked.caller_server_id, name, payload)
         )
@@ -210,6 +211,15 @@ class ClientResults:
         for question in list(self._open.get(client.id, {}).values()):
             if question.asker is client:
                 question.fail(ClientResultError(reason))
+
+
+def _written(protocol: HubProtocol, message: Completion) -> bytes:
+    """An answer as it goes on; not all that can be read can be written (1e400 in JSON)."""
+    try:
+        return protocol.write(message)
+    except (TypeError, ValueError) as error:
+        text = f"The client's answer cannot be sent on: {error}"
+        return protocol.write(Completion(message.invocation_id, error=text))
 
 
 def _gone(client_id: str) -> ClientResultError:

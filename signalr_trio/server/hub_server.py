@@ -179,9 +179,14 @@ class HubServer:
         Who owns whom: ``links`` has a task for each server connection, shielded on its own, since
         the clients that end in ``clients`` still need it; ``clients`` has the tasks of clients.
         Cancelled from outside, this goes straight to stage 4 and then lets the cancellation pass.
+
+        Raises ConfigurationError for a shutdown hook of a hub that is not mapped, and for what
+        ``connector`` can never connect to.
         """
         if self._running:
             raise RuntimeError("a HubServer runs once; make another")
+        for hub_class in self._hooks:
+            self.hub_context(hub_class)  # a hook of a hub that is not mapped would never run
         self._running = True
         try:
             async with trio.open_nursery() as links:

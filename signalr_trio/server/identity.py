@@ -31,9 +31,10 @@ def token_claims(identity: Identity) -> Claims:
     claims = [
         (f"{_USER}{name}" if name in _RESERVED else name, value) for name, value in identity.claims
     ]
-    if identity.user_id is not None:
-        claims.append((f"{_SERVICE}uid", identity.user_id))
-    return claims
+    if identity.user_id is None:
+        return claims
+    # The first one counts.
+    return [(f"{_SERVICE}uid", identity.user_id), *claims]
 
 
 def user_claims(claims: Claims) -> Claims:

@@ -1,9 +1,8 @@
 """An app's negotiate: who is this client, and where is the service that it shall connect to.
 
-Mount it in any ASGI framework::
+Mount it in an ASGI framework, or let an ASGI server on trio run it as it is::
 
-    app.mount("/", NegotiateApp(server))           # Starlette, FastAPI
-    app.asgi_app = ...                             # or behind Hypercorn's trio worker on its own
+    app.mount("/", NegotiateApp(server))  # Starlette, FastAPI; behind the app's own routes
 
 It answers ``POST {hub path}/negotiate`` with the service's URL and a token.
 """
@@ -32,6 +31,7 @@ __all__ = ["Identify", "NegotiateApp", "NegotiateRequest", "Negotiator"]
 log = logging.getLogger("signalr_trio.server")
 
 _MAX_TOKEN = 4096
+_NOT_PASSED_ON = frozenset({"negotiateversion", "access_token"})
 _TEXT = [("Content-Type", "text/plain")]
 _JSON = [("Content-Type", "application/json")]
 Answer = tuple[int, list[tuple[str, str]], bytes]
@@ -123,12 +123,18 @@ def find_hub(server: HubServer, path: str) -> ServedHub | None:
 
 
 def _query(hub: ServedHub, request: NegotiateRequest) -> str:
-    original = [pair for pair in request.query if pair[0].lower() != "negotiateversion"]
+    """The client's own query goes on to the service, and from there to the hub; but not a token,
+    which was for this application, and which the service would take for its own."""
+    original = [pair for pair in request.query if pair[0].lower() not in _NOT_PASSED_ON]
     return urlencode([("asrs.op", hub.path), *original, ("asrs_request_id", uuid.uuid4().hex[:16])])
 
 
 class NegotiateApp:
-    """``Negotiator`` as an ASGI application."""
+    """Negotiate as an ASGI application, for the hubs of a server that has a connection string.
+
+    ``identify`` says who a client is, or None to refuse it (401); without it all are anonymous.
+    Raises ConfigurationError for an embedded server, or a connection string that cannot be used.
+    """
 
     def __init__(self, server: HubServer, identify: Identify | None = None) -> None:
         self._negotiator = Negotiator(server, identify)

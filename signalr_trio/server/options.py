@@ -38,20 +38,27 @@ def _positive(_: object, attribute: attrs.Attribute[Any], value: float) -> None:
 
 @attrs.frozen
 class GracefulShutdown:
-    """How a hub server stops. Times in seconds."""
+    """How a hub server stops. Times in seconds.
+
+    ``mode`` may be its text, as in ``"migrate_clients"``. Raises ConfigurationError for what cannot
+    work.
+    """
 
     mode: ShutdownMode = attrs.field(default=ShutdownMode.MIGRATE_CLIENTS, converter=_mode)
-    timeout: float = attrs.field(default=30.0, validator=_positive)
+    timeout: float = attrs.field(default=30.0, kw_only=True, validator=_positive)
     """For stages 1 to 3 together: offline, hooks, clients."""
-    offline_timeout: float = attrs.field(default=10.0, validator=_positive)
+    offline_timeout: float = attrs.field(default=10.0, kw_only=True, validator=_positive)
     """For stage 1 alone."""
-    stop_timeout: float = attrs.field(default=5.0, validator=_positive)
+    stop_timeout: float = attrs.field(default=5.0, kw_only=True, validator=_positive)
     """For stage 4, which comes on top."""
 
 
 @attrs.frozen(kw_only=True)
 class HubOptions:
-    """How hubs are served. Times in seconds, sizes in bytes."""
+    """How hubs are served. Times in seconds, sizes in bytes.
+
+    Raises ConfigurationError for numbers that are not above 0.
+    """
 
     server_connections: int = attrs.field(default=5, validator=_positive)
     """Server connections for each hub."""
@@ -71,9 +78,9 @@ class HubOptions:
     """A server connection on which nothing came for so long is lost."""
     ack_timeout: float = attrs.field(default=10.0, validator=_positive)
     """For the service's answer to a group change."""
-    inbox_pause: int = 1 << 20
+    inbox_pause: int = attrs.field(default=1 << 20, validator=_positive)
     """When more waits for a client's calls, the service is asked to hold what it sends."""
-    inbox_limit: int = 16 << 20
+    inbox_limit: int = attrs.field(default=16 << 20, validator=_positive)
     """When more waits for its calls, the client is closed."""
-    link_high_water: int = 1 << 20
+    link_high_water: int = attrs.field(default=1 << 20, validator=_positive)
     """Above this in the line to the service, sends wait."""

@@ -22,6 +22,7 @@ from signalr_trio.server.client_results import ClientResults
 from signalr_trio.server.client_tasks import ClientTasks
 from signalr_trio.server.options import HubOptions
 from signalr_trio.server.sending import GroupAcks, HubSender
+from signalr_trio.texts import error_text
 
 if TYPE_CHECKING:
     from signalr_trio.server.service_connection import ServiceConnection
@@ -80,9 +81,9 @@ class ServedHub:
     def error_text(self, text: str, error: Exception) -> str:
         """What a client is told: the text of a HubError, of others only with detailed errors."""
         if isinstance(error, HubError):
-            return f"{text} HubException: {error}"
+            return f"{text} HubException: {error_text(error)}"
         if self.options.detailed_errors:
-            return f"{text} {type(error).__name__}: {error}"
+            return f"{text} {type(error).__name__}: {error_text(error)}"
         return text
 
     def open(self, connection: ServiceConnection, message: OpenConnection) -> None:

@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from signalr_trio.errors import ConnectionClosed, ProtocolError, SignalRError
+from signalr_trio.errors import (
+    ConfigurationError,
+    ConnectionClosed,
+    ProtocolError,
+    SignalRError,
+)
 from signalr_trio.link.link import Link
 from signalr_trio.protocol.service_messages import (
     ECHO,
@@ -54,14 +59,16 @@ _HANDSHAKE_TIMEOUT = 15.0
 _PING_AFTER = 5.0
 _FIN_AGAIN = 5.0
 _LONGEST_DELAY = 60.0
+#: Seconds; a connection that was up for less is made again later, as if it had not been up.
+_LASTING = 1.0
 _LITTLE = 16 * 1024
 
 
 class ServiceConnection:
     """One server connection of a hub.
 
-    ``run`` makes it, serves it, and makes it again when it is lost: at once, then after 1, 2, 4 ..
-    60 s plus up to a second. Its scope is shielded, since client connections that end in order
+    ``run`` makes it, serves it, and makes it again when it is lost: at once if it was up for a
+    second, else after 1, 2, 4 .. 60 s plus up to a second. Its scope is shielded, since client connections that end in order
     still need it; the server cancels it when they are over.
     """
 
@@ -91,6 +98,7 @@ class ServiceConnection:
         self._shaken = False
         self._silenced = False
         self._finack = trio.Event()
+        self._up_at = 0.0
         self._heard_at = 0.0
         self._pinged_at = 0.0
 
@@ -149,26 +157,28 @@ class ServiceConnection:
         with self.scope:
             delay = 0.0
             while not self._offline:
-                was_up = False
+                lasted = False
                 self._attempt = trio.CancelScope()
                 with self._attempt:
                     if delay:
                         await trio.sleep(delay + self._chance.random())
-                    was_up = await self._connect_and_serve()
+                    lasted = await self._connect_and_serve()
                 self.first_try.set()
                 if self.target is not None:
                     break
-                delay = 0.0 if was_up else min(max(delay * 2, 1.0), _LONGEST_DELAY)
+                delay = 0.0 if lasted else min(max(delay * 2, 1.0), _LONGEST_DELAY)
         if self.target is not None:
             self.hub.connections.remove(self)
         self.first_try.set()
         self._finack.set()
 
     async def _connect_and_serve(self) -> bool:
-        """Whether the connection came up before it ended."""
+        """Whether the connection was up, and not for a moment only."""
         try:
             async with self._connector(self.hub.name, self.id, self.target) as link:
                 return await self._serve(link)
+        except ConfigurationError:
+            raise  # no attempt will mend it
         except (SignalRError, OSError) as error:
             log.warning("%r cannot be made: %s", self, error)
             return False
@@ -190,7 +200,7 @@ class ServiceConnection:
                         logging.DEBUG if self._offline else logging.WARNING, "%r: %s", self, end
                     )
                 nursery.cancel_scope.cancel()
-            return self._shaken
+            return self._shaken and trio.current_time() - self._up_at >= _LASTING
         finally:
             self._lost()
 
@@ -214,6 +224,7 @@ class ServiceConnection:
         if message.error_message:
             raise ConnectionClosed(f"the service refused the handshake: {message.error_message}")
         self._shaken = True
+        self._up_at = self._heard_at
         self.first_try.set()
         log.info("%r is up", self)
 

@@ -88,8 +88,9 @@ def _is_http_url(url: str) -> bool:
 class Upstream:
     """An address of the application, and which events go there.
 
-    A pattern is ``*``, a name, or names with commas between them (or a collection of names). Hubs are compared without regard
-    to case, as everywhere in the service; events with it, as in the official emulator.
+    A pattern is ``*``, a name, or names with commas between them (or a collection of names). Hubs
+    are compared without regard to case, as everywhere in the service; events with it, as in the
+    official emulator.
 
     Raises ConfigurationError for a template or a pattern that cannot work.
     """

@@ -192,6 +192,74 @@ def test_what_cannot_work():
     assert "hidden" not in repr(HubConnection("http://a/b?access_token=hidden"))
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("keep_alive", 0),
+        ("keep_alive", float("nan")),
+        ("server_timeout", -1),
+        ("handshake_timeout", 0),
+        ("max_message_size", 0),
+        ("reconnect", [0, -1]),
+        ("reconnect", [float("nan")]),
+    ],
+)
+def test_numbers_that_cannot_work(name, value):
+    """No keep-alive time would be a task that never waits, and -1 an error at the first loss."""
+    with pytest.raises(ConfigurationError, match=name):
+        HubConnection("http://a/b", **{name: value})
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"X": "secret\r\nB: c"},
+        {"X": "secret\u4e2d"},
+        {"X y": "secret"},
+        {"\u00e9": "1"},
+        {"": "1"},
+        {"X": 5},
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("skip_negotiate", [True, False])
+def test_headers_that_http_does_not_have(headers, skip_negotiate):
+    """A WebSocket on its own would only say that the server had ended the connection."""
+    with pytest.raises(ConfigurationError, match="header") as raised:
+        HubConnection("http://a/b", headers=headers, skip_negotiate=skip_negotiate)
+    assert "secret" not in str(raised.value)
+
+
+def test_one_subscription_removes_no_other():
+    """The same handler may be registered twice, and each of them be removed more than once."""
+    connection = HubConnection("http://a/b")
+    first = connection.on_close(print)
+    connection.on_close(print)
+    first.remove()
+    first.remove()
+    assert connection._on_close == [print]
+
+
+def test_nothing_is_kept_of_targets_without_handlers():
+    """Some applications have a target for each question they ask."""
+    connection = HubConnection("http://a/b")
+    for number in range(3):
+        subscriptions = [connection.on(f"answer{number}", print) for _ in range(2)]
+        for one in subscriptions:
+            one.remove()
+    assert connection._handlers._by_target == {}
+
+
+async def test_headers_may_be_a_mapping():
+    async with (
+        serving(ScriptedServer()) as server,
+        HubConnection(server.url, headers={"X-One": "1", "X-Two": "2"}) as connection,
+    ):
+        await connection.invoke("Echo")
+        for request in server.requests:
+            assert (request.header("x-one"), request.header("x-two")) == ("1", "2")
+
+
 async def test_a_loss_is_followed_by_a_reconnect():
     async with serving(ScriptedServer(lose_at_a_call, echo)) as server:
         async with HubConnection(server.url, reconnect=AT_ONCE) as connection:

@@ -437,6 +437,49 @@ async def test_an_item_that_cannot_be_sent_fails_the_call():
     assert one.transport.sent_of(Completion)[0].error.startswith("Stream errored by client")
 
 
+class Speechless(Exception):
+    def __str__(self):
+        raise LookupError("broken")
+
+
+@BOTH
+@pytest.mark.parametrize("error", [OSError("x\udcff"), Speechless()], ids=repr)
+async def test_an_error_whose_text_cannot_be_sent_harms_nobody_else(protocol, error):
+    async def numbers():
+        yield 1
+        raise error
+
+    async def fail(*_):
+        raise error
+
+    async with running(protocol) as one:
+        one.on("Ask", fail)
+        one.transport.serve(Invocation("Ask", [], "s1"))
+        with pytest.raises(type(error)):
+            await one.session.invoke("Sum", [numbers()])
+        await wait_all_tasks_blocked()
+        told = one.transport.sent_of(Completion)
+        assert {completion.invocation_id for completion in told} >= {"s1", "2"}
+        assert all(completion.error for completion in told)
+        assert one.end is None
+
+
+async def test_a_result_that_the_hook_fails_on_is_an_error_of_that_call(caplog):
+    class Odd:
+        pass
+
+    def hook(value):
+        raise KeyError("no rule for it")
+
+    async with running(MessagePackProtocol(hook)) as one:
+        one.on("Ask", Odd)
+        one.transport.serve(Invocation("Ask", [], "s1"))
+        await wait_all_tasks_blocked()
+        (told,) = one.transport.sent_of(Completion)
+        assert told.error == "The client's result cannot be sent: 'no rule for it'"
+        assert one.end is None
+
+
 async def test_a_cancelled_call_cancels_its_uploads():
     ended = []
 

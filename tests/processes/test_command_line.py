@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -44,6 +45,16 @@ def test_a_mistake_is_explained(arguments: list[str], said: str) -> None:
     assert result.exit_code == 2
     assert said in result.output
     assert "Traceback" not in result.output
+
+
+def test_what_an_application_misses_is_not_taken_for_the_application(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "chat_of_mine.py").write_text("import chat_of_")
+    monkeypatch.syspath_prepend(tmp_path)
+    result = CliRunner().invoke(main, ["run", "chat_of_mine:server"])
+    assert isinstance(result.exception, ModuleNotFoundError)
+    assert result.exception.name == "chat_of_"
 
 
 @pytest.mark.parametrize("arguments", [["service"], ["run", APP]])

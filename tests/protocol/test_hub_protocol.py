@@ -21,11 +21,13 @@ from collections import OrderedDict
 from pathlib import Path
 
 import attrs
+import cattrs
 import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from signalr_trio.client.conversion import as_mapping
 from signalr_trio.errors import ProtocolError
 from signalr_trio.protocol.encodings import HUB_PROTOCOLS, hub_protocol
 from signalr_trio.protocol.framing import LengthPrefixed, RecordSeparated, prefixed
@@ -319,6 +321,24 @@ def test_values_that_are_written_in_another_form(value, in_json, in_messagepack)
     assert binary.parse(binary.write(message)) == Completion("1", in_messagepack)
 
 
+class Target(enum.StrEnum):
+    SAY_HELLO = "sayHello"
+
+
+@BOTH
+@pytest.mark.parametrize("kind", [Invocation, StreamInvocation])
+def test_a_target_is_a_string(protocol, kind):
+    """An enum of strings stands for its value, as everywhere in Python."""
+    message = protocol.parse(protocol.write(_call_of(kind, Target.SAY_HELLO)))
+    assert message == _call_of(kind, "sayHello")
+    with pytest.raises(TypeError, match="'target' must be str, not int"):
+        protocol.write(_call_of(kind, 5))
+
+
+def _call_of(kind, target):
+    return Invocation(target, [], "1") if kind is Invocation else StreamInvocation("1", target, [])
+
+
 @BOTH
 @pytest.mark.parametrize("value", [object(), {1, 2}, Point(1), [2**70], {"a": "\ud800"}], ids=repr)
 def test_values_that_cannot_be_written(protocol, value):
@@ -336,6 +356,49 @@ def test_numbers_that_are_not_finite_are_refused_in_json_only(number):
     written = MSGPACK.parse(MSGPACK.write(StreamItem("1", number)))
     assert isinstance(written, StreamItem)
     assert repr(written.item) == repr(number)
+
+
+def _identity(value):
+    """As cattrs answers for what it has no rule for, datetimes among them."""
+    return value
+
+
+@pytest.mark.parametrize("hook", [None, attrs.asdict, as_mapping, _identity])
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"x",
+        bytearray(b"x"),
+        memoryview(b"x"),
+        UTC_NOON,
+        UTC_NOON.date(),
+        UTC_NOON.time(),
+        uuid.UUID(int=1),
+        Colour.RED,
+    ],
+    ids=repr,
+)
+def test_a_null_beside_it_keeps_no_value_from_being_written(hook, value):
+    """JSON with a null in it is searched for numbers that are not finite: for these alone."""
+    protocol = JsonProtocol(hook)
+    alone = protocol.parse(protocol.write(StreamItem("1", value)))
+    beside = protocol.parse(protocol.write(StreamItem("1", [None, {"a": value}])))
+    assert isinstance(alone, StreamItem)
+    assert beside == StreamItem("1", [None, {"a": alone.item}])
+
+
+@pytest.mark.parametrize("hook", [None, as_mapping, _identity, cattrs.Converter().unstructure])
+def test_the_type_that_cannot_be_written_is_named(hook):
+    with pytest.raises(TypeError, match="frozenset"):
+        JsonProtocol(hook).write(StreamItem("1", [frozenset("a")]))
+
+
+def test_numbers_that_are_not_finite_are_found_in_enums():
+    class Limit(enum.Enum):
+        NONE = math.inf
+
+    with pytest.raises(ValueError, match="JSON cannot hold"):
+        JSON.write(StreamItem("1", Limit.NONE))
 
 
 def test_invalid_utf_8_in_messagepack_is_replaced():

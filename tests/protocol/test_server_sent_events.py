@@ -82,6 +82,15 @@ def test_an_event_over_the_limit(pieces):
         parser.feed(last)
 
 
+def test_lines_without_data_count_too():
+    """They become line feeds of the event, and each is kept."""
+    parser = EventParser(max_size=100)
+    parser.feed(b"data:\n" * 101)
+    with pytest.raises(ProtocolError, match="100B"):
+        parser.feed(b"data:\n")
+    assert EventParser(max_size=100).feed(b"data:\n" * 101 + b"\n") == [b"\n" * 100]
+
+
 def test_the_limit_is_for_one_event():
     parser = EventParser(max_size=100)
     event = b"x" * 90

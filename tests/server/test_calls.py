@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterator
+from typing import ClassVar
 
 import attrs
 import pytest
@@ -48,8 +49,25 @@ class Broken:
         return object.__getattribute__(self, name)
 
 
+@attrs.define
+class Picky:
+    """No value is good enough."""
+
+    error: ClassVar[Exception] = ValueError()
+
+    def __attrs_post_init__(self) -> None:
+        raise self.error
+
+
 class Unsendable:
     pass
+
+
+class Speechless(Exception):
+    """Says nothing, whoever asks."""
+
+    def __str__(self) -> str:
+        raise LookupError("broken")
 
 
 @pytest.fixture
@@ -234,6 +252,53 @@ async def test_a_conversion_that_fails_in_its_own_way_fails_the_call_alone(
         for protocol in ("json", "messagepack"):
             client = await served.service.connected(protocol, protocol=protocol)
             assert await client.error(client.invoke("get")) == UNEXPECTED.format("get")
+
+
+@pytest.mark.parametrize("protocol", ["json", "messagepack"])
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (HubError("no file x\udcff"), "HubException: no file x\ufffd"),
+        (OSError("no file x\udcff"), "OSError: no file x\ufffd"),
+        (Speechless(), "Speechless: Speechless, whose text cannot be had"),
+    ],
+    ids=repr,
+)
+async def test_an_error_whose_text_cannot_be_sent_fails_the_call_alone(
+    autojump_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    protocol: str,
+    error: Exception,
+    text: str,
+) -> None:
+    """Names of files, for one, may have bytes in them that are no UTF-8."""
+
+    class Chat(Hub):
+        async def on_connected(self) -> None:
+            if self.context.connection_id == "refused":
+                raise error
+
+        async def get(self) -> None:
+            raise error
+
+        async def count(self) -> AsyncIterator[int]:
+            yield 1
+            raise error
+
+        async def take(self, picky: Picky) -> None:
+            """No call gets here."""
+
+    monkeypatch.setattr(Picky, "error", error)
+    async with serving(Chat, options=HubOptions(detailed_errors=True)) as served:
+        client = await served.service.connected(protocol=protocol)
+        assert await client.error(client.invoke("get")) == f"{UNEXPECTED.format('get')} {text}"
+        error_of_stream = await client.error(client.stream("count"))
+        assert error_of_stream.endswith(f"streaming results. {text}")
+        said = text.partition(": ")[2]
+        assert (await client.error(client.invoke("take", {}))).endswith(f"Argument 1: {said}")
+        refused = served.service.open("refused", protocol=protocol)
+        await refused.ended()
+        assert refused.hub_close.error == f"Connection closed with an error. {text}"
 
 
 async def test_a_hub_that_cannot_be_made_fails_the_call_alone(autojump_clock: MockClock) -> None:

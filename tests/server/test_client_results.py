@@ -18,6 +18,7 @@ from signalr_trio.protocol.service_messages import (
     OFFLINE,
     ClientCompletion,
     ClientInvocation,
+    ConnectionData,
     ErrorCompletion,
     Ping,
     ServiceMapping,
@@ -290,6 +291,24 @@ async def test_a_client_of_this_server_is_asked_by_another(autojump_clock: MockC
         client.leave()
         await wait_all_tasks_blocked()
         assert vars(served.server.hubs[0].results)["_elsewhere"] == {}
+
+
+async def test_an_answer_to_another_server_that_cannot_be_written_is_an_error(
+    autojump_clock: MockClock,
+) -> None:
+    """JSON can be read that cannot be written: numbers without an end, values nested deeply."""
+    async with serving(Chat) as served:
+        client = await served.service.connected()
+        for number, result in enumerate(["1e400", "[" * 300 + "]" * 300]):
+            client.connection.send(ClientInvocation(f"b-{number}", "c1", "B", {}))
+            record = f'{{"type":3,"invocationId":"b-{number}","result":{result}}}\x1e'
+            client.connection.send(ConnectionData("c1", record.encode()))
+            told = await served.service.message(ClientCompletion, number + 1)
+            completion = JSON.parse(told.payload)
+            assert isinstance(completion, Completion)
+            assert completion.error is not None
+            assert completion.error.startswith("The client's answer cannot be sent on: ")
+        assert await client.result(client.invoke("echo", 1)) == 1
 
 
 # -- what runs meanwhile ------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from signalr_trio import (
     NegotiateRequest,
 )
 from signalr_trio.server.negotiate import Identify
+from signalr_trio.tokens import NAME_IDENTIFIER, claims_of, user_id_of
 
 KEY = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789ABCDEFGH"
 CONNECTION_STRING = f"Endpoint=http://service.test;Port=8888;AccessKey={KEY};Version=1.0;"
@@ -209,6 +210,15 @@ async def test_identify_may_take_its_time(autojump_clock: MockClock) -> None:
         assert (await call(app)).token["asrs.s.uid"] == "ann"
 
 
+async def test_a_token_of_the_application_goes_no_further(autojump_clock: MockClock) -> None:
+    """The service would take it for its own, which a browser puts behind it in the same query."""
+    async with negotiating() as (app, _):
+        query = b"access_token=mine&room=1&Access_Token=mine&negotiateVersion=1"
+        url = (await call(app, query=query)).json["url"]
+        assert parse_qs(urlsplit(url).query)["room"] == ["1"]
+        assert "mine" not in url
+
+
 @pytest.mark.parametrize("asynchronous", [True, False])
 async def test_whom_identify_does_not_know_is_refused(
     autojump_clock: MockClock, asynchronous: bool
@@ -239,6 +249,15 @@ async def test_claims_that_could_be_taken_for_those_of_the_token_travel_under_a_
         context = served.server.hubs[0].clients["c1"].context
         assert context.user_id == "ann"
         assert context.claims == [(name, "mine"), ("colour", "red")]
+
+
+async def test_the_user_id_is_what_identify_said_whatever_the_claims_are(
+    autojump_clock: MockClock,
+) -> None:
+    """Names of claims may come from elsewhere, of a login provider for example."""
+    identity = Identity("ann", [("asrs.s.uid", "bob"), (NAME_IDENTIFIER, "eve")])
+    async with negotiating(lambda request: identity) as (app, _):
+        assert user_id_of(claims_of((await call(app)).token)) == "ann"
 
 
 async def test_claims_that_do_not_fit_a_token_are_refused(

@@ -90,6 +90,46 @@ async def test_a_send_to_nobody_is_none(autojump_clock: MockClock, audience: str
         assert kinds == {"ConnectionData"}
 
 
+@pytest.mark.parametrize(
+    ("act", "text"),
+    [
+        (lambda hub: hub.clients.user(5).send("hello"), "must be str, not int"),
+        (lambda hub: hub.clients.users([None]).send("hello"), "must be str, not NoneType"),
+        (lambda hub: hub.clients.users("bob").send("hello"), "not one str"),
+        (lambda hub: hub.clients.client(b"x").send("hello"), "must be str, not bytes"),
+        (lambda hub: hub.clients.clients("abc").send("hello"), "not one str"),
+        (lambda hub: hub.clients.group(1).send("hello"), "must be str, not int"),
+        (lambda hub: hub.clients.groups(["a", 1]).send("hello"), "must be str, not int"),
+        (lambda hub: hub.clients.group_except("g", "c1").send("hello"), "not one str"),
+        (lambda hub: hub.clients.all_except([1]).send("hello"), "must be str, not int"),
+        (lambda hub: hub.clients.all_except("c1").send("hello"), "not one str"),
+        (lambda hub: hub.clients.all.send(5), "'target' must be str, not int"),
+        (lambda hub: hub.clients.caller.invoke(None), "'target' must be str, not NoneType"),
+        (lambda hub: hub.groups.add_to_group("c1", 5), "must be str, not int"),
+        (lambda hub: hub.groups.add_to_group(5, "g"), "must be str, not int"),
+        (lambda hub: hub.groups.remove_from_group("c1", None), "must be str, not NoneType"),
+    ],
+)
+async def test_a_name_that_is_no_string_raises_where_it_is_given(
+    autojump_clock: MockClock, act: Callable[[Chat], Awaitable[object]], text: str
+) -> None:
+    """The service would end the server connection for it, and each client that has it.
+
+    To leave the group None is to leave them all, on the wire.
+    """
+
+    async def fail(hub: Chat) -> str:
+        with pytest.raises(TypeError, match=text):
+            await act(hub)
+        return "raised"
+
+    async with serving(Chat) as served:
+        before = len(served.service.log)
+        assert await do(served, fail) == "raised"
+        kinds = {type(one.message).__name__ for one in served.service.log[before:]}
+        assert kinds == {"ConnectionData"}
+
+
 async def test_a_value_that_cannot_be_sent_raises_where_it_is_sent(
     autojump_clock: MockClock,
 ) -> None:

@@ -10,7 +10,7 @@ import trio
 from harness.scripted_service import ScriptedClient, ScriptedService, serving
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from signalr_trio import Hub, HubError, HubOptions, ProtocolError
+from signalr_trio import ConnectionMigrationFeature, Hub, HubError, HubOptions, ProtocolError
 from signalr_trio.protocol.messages import Close
 from signalr_trio.protocol.service_messages import (
     MIGRATE_FROM,
@@ -205,6 +205,21 @@ async def test_a_client_handed_over_is_answered_when_on_connected_has_returned(
         story.may_connect.set()
         assert await client.result(id) == "held"
         assert client.responses == ([None] if agreed else [])
+
+
+async def test_a_state_that_cannot_be_read_is_none(autojump_clock: MockClock) -> None:
+    states: list[object] = []
+
+    class Chat(Hub):
+        async def on_connected(self) -> None:
+            feature = self.context.features.get(ConnectionMigrationFeature)
+            states.append(feature and feature.state)
+
+    async with serving(Chat) as served:
+        for text in ("no base64!", "\u00e9"):
+            client = served.service.open(text, headers=FROM_B | {"X-SignalR-Trio-State": [text]})
+            await served.service.until(lambda client=client: client.responses)
+    assert states == [None, None]
 
 
 async def test_what_a_hub_knows_of_its_client(autojump_clock: MockClock, story: Story) -> None:
@@ -425,6 +440,47 @@ async def test_a_stream_to_a_paused_client_lets_others_run(autojump_clock: MockC
         nursery.start_soon(take_turns)
         await wait_all_tasks_blocked()
     assert turns > 500
+
+
+@pytest.mark.parametrize("end", ["resume", "leave", "hurry", "stop"])
+async def test_what_a_stream_says_to_a_paused_client_is_bounded(
+    autojump_clock: MockClock, end: str
+) -> None:
+    """And the stream, which waits, ends with its client, and with its server."""
+    said = 0
+    ended = trio.Event()
+
+    class Chat(Hub):
+        async def numbers(self) -> AsyncIterator[str]:
+            nonlocal said
+            try:
+                for number in range(1000):
+                    yield f"{number:1000}"
+                    said += 1
+            finally:
+                ended.set()
+
+    async with serving(Chat, options=HubOptions(link_high_water=10_000)) as served:
+        connection = served.service.connections[0]
+        client = await served.service.connected()
+        connection.send(control(client, FlowControlOperation.PAUSE))
+        await served.service.until(lambda: connection.received(ConnectionFlowControl))
+        id = client.stream("numbers")
+        await wait_all_tasks_blocked()
+        assert 5 < said < 20
+        if end == "resume":
+            connection.send(control(client, FlowControlOperation.RESUME))
+            await client.completion(id)
+            assert client.items(id) == [f"{number:1000}" for number in range(1000)]
+        elif end == "leave":
+            client.leave()
+        elif end == "hurry":
+            client.move()
+            client.move()
+        else:
+            served.scope.cancel()
+        with trio.fail_after(10):
+            await ended.wait()
 
 
 async def test_a_pause_of_a_client_that_is_not_here_is_ignored(

@@ -10,7 +10,9 @@ import trio
 from harness.scripted_service import ScriptedService, serving
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from signalr_trio import GracefulShutdown, Hub, HubOptions, HubServer
+from signalr_trio import ConfigurationError, GracefulShutdown, Hub, HubOptions, HubServer
+from signalr_trio.connection_string import parse_connection_string
+from signalr_trio.link.connect import websocket_connector
 from signalr_trio.protocol.service_messages import (
     Ack,
     ConnectionType,
@@ -20,6 +22,7 @@ from signalr_trio.protocol.service_messages import (
     Ping,
     ServiceEvent,
 )
+from signalr_trio.transport.stream import Flusher
 
 
 class Chat(Hub):
@@ -129,6 +132,44 @@ async def test_the_delay_begins_anew_when_the_connection_was_up(autojump_clock: 
         times = [time for time in await attempts(served.service, 5) if time >= at]
         assert times[0] == at
         assert 1 <= times[1] - at <= 2
+
+
+async def test_a_service_that_ends_each_connection_is_not_stormed(
+    autojump_clock: MockClock,
+) -> None:
+    """One that was up for a moment only is no better than one that could not be made."""
+    service = ScriptedService()
+
+    async def end_each() -> None:
+        for number in itertools.count():
+            await service.until(lambda count=number: service.received(HandshakeRequest)[count:])
+            await service.connections[number].lose()
+
+    async with serving(Chat, service=service), trio.open_nursery() as nursery:
+        nursery.start_soon(end_each)
+        await trio.sleep(60)
+        assert [int(gap) for gap in gaps(service.attempts)][:5] == [1, 2, 4, 8, 16]
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_no_attempt_can_mend_ends_the_server(autojump_clock: MockClock) -> None:
+    """The name of a host that is not encoded, for one."""
+    endpoint = parse_connection_string("Endpoint=http://b\u00fccher.test;AccessKey=" + 40 * "k")
+    server = HubServer("", options=HubOptions(server_connections=1))
+    server.map(Chat, "/chat")
+    connector = websocket_connector(
+        endpoint, server_id=server.server_id, instance="i", flusher=Flusher()
+    )
+    with pytest.raises(ExceptionGroup) as raised, trio.fail_after(100):
+        await server.run(connector)
+    assert raised.group_contains(ConfigurationError, match="percent-encode")
+
+
+@pytest.mark.parametrize("id", ["caf\u00e9", "\u4e2d", "a\r\nb", " a", ""], ids=repr)
+def test_a_server_id_that_is_no_header_is_refused(id: str) -> None:
+    endpoint = parse_connection_string("Endpoint=http://service.test;AccessKey=" + 40 * "k")
+    with pytest.raises(ConfigurationError, match="server id"):
+        websocket_connector(endpoint, server_id=id, instance="i", flusher=Flusher())
 
 
 async def test_connections_do_not_come_back_in_step(autojump_clock: MockClock) -> None:

@@ -19,6 +19,7 @@ from signalr_trio import (
     GracefulShutdown,
     Hub,
     HubContext,
+    HubOptions,
     HubServer,
     ShutdownError,
     ShutdownReport,
@@ -223,6 +224,12 @@ def test_times_must_be_above_nothing(name: str) -> None:
         GracefulShutdown("off", **{name: 0})
 
 
+@pytest.mark.parametrize("name", ["inbox_pause", "inbox_limit", "link_high_water", "keep_alive"])
+def test_so_must_the_numbers_of_hub_options(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{name} must be above 0"):
+        HubOptions(**{name: 0})
+
+
 # -- stage 1: offline -----------------------------------------------------------------------
 
 
@@ -281,6 +288,7 @@ async def test_a_connection_in_its_handshake_is_told_too(autojump_clock: MockClo
     service = ScriptedService()
     async with serving(Chat, service=service) as served:
         service.answers_handshake = service.answers_fin = service.pings = False
+        await trio.sleep(1)  # up for so long, it is made again at once
         await service.connections[0].lose()
         await wait_all_tasks_blocked()
         served.server.request_shutdown()
@@ -293,6 +301,7 @@ async def test_a_connection_that_is_being_made_is_given_up(autojump_clock: MockC
     service = ScriptedService()
     async with serving(Chat, service=service, connections=2, prepare=hooks(short)) as served:
         service.hangs = True
+        await trio.sleep(1)
         await service.connections[0].lose()
         await wait_all_tasks_blocked()
         assert len(service.attempts) == 3
@@ -344,6 +353,18 @@ async def test_no_connection_on_demand_is_made_any_more(autojump_clock: MockCloc
 
 
 # -- stage 2: hooks -------------------------------------------------------------------------
+
+
+async def test_a_hook_of_a_hub_that_is_not_served_is_refused(autojump_clock: MockClock) -> None:
+    """It would never run."""
+    server = HubServer("")
+
+    async def hook(_: HubContext) -> None: ...
+
+    server.on_shutdown(News)(hook)
+    server.map(Chat, "/chat")
+    with pytest.raises(ConfigurationError, match="News is not mapped"):
+        await server.run(ScriptedService().connect)
 
 
 async def test_hooks_run_in_order_hubs_side_by_side(autojump_clock: MockClock) -> None:

@@ -255,7 +255,9 @@ class World:
         server = HubServer(
             None if self.scenario.embedded else DEVELOPMENT,
             server_id=plan.id,
-            shutdown=GracefulShutdown(plan.mode, plan.timeout, stop_timeout=plan.stop_timeout),
+            shutdown=GracefulShutdown(
+                plan.mode, timeout=plan.timeout, stop_timeout=plan.stop_timeout
+            ),
             options=HubOptions(
                 max_parallel_invocations=plan.parallel,
                 inbox_pause=plan.inbox_pause,

@@ -15,6 +15,8 @@ __all__ = ["LARGEST_PAGE", "Groups"]
 
 LARGEST_PAGE = 200
 """Members that are listed at once, at the most."""
+#: Memberships that have ended count no more at once, and take room for so many seconds at the most.
+_LOOK_EVERY = 60.0
 
 
 class Groups:
@@ -25,6 +27,7 @@ class Groups:
         self._sessions: dict[str, dict[ClientSession, None]] = {}
         self._members: dict[str, dict[str, float | None]] = {}
         """Group -> user id -> when the membership ends (None: never)."""
+        self._look_at = 0.0
 
     def join(self, session: ClientSession, group: str) -> None:
         self._sessions.setdefault(group, {})[session] = None
@@ -77,6 +80,20 @@ class Groups:
             else:
                 merged |= self._users.get(user_id, {})
         return list(merged)
+
+    def tick(self, now: float) -> None:
+        """Forgets the memberships that have ended: of their groups nobody may ever ask again."""
+        if now < self._look_at:
+            return
+        self._look_at = now + _LOOK_EVERY
+        ended = [
+            (user_id, group)
+            for group, members in self._members.items()
+            for user_id, ends in members.items()
+            if ends is not None and ends <= now
+        ]
+        for user_id, group in ended:
+            self.user_leave(user_id, group)
 
     def page(self, group: str, after: str, size: int) -> tuple[list[ClientSession], bool]:
         """The members behind the connection id ``after``, by id; and whether there are more.

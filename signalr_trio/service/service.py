@@ -139,6 +139,8 @@ class Service:
             session.tick(now)
         for token in [key for key, one in self.http_connections.items() if one.expires <= now]:
             self.http_connections.pop(token).expire()
+        for hub in self._hubs.values():
+            hub.groups.tick(now)
         # Time alone makes a late comer a target (``_is_same``).
         self._targets_changed()
 

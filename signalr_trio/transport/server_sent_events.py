@@ -51,6 +51,11 @@ class EventStreamTransport(ClientTransport):
     def receive(self) -> Awaitable[bytes]:
         return self._posted.receive()
 
+    def tick(self, now: float) -> None:
+        # Who sends more than a head behind its request is not read, so the end is not noticed there.
+        if self._body.broken:
+            self._posted.end("the client has left")
+
     async def aclose(self) -> None:
         self._posted.end("the connection was closed")
         self._body.end()

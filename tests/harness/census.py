@@ -6,6 +6,7 @@ import gc
 from collections import Counter
 from collections.abc import Iterable
 from types import FunctionType, ModuleType
+from typing import cast
 
 import trio
 
@@ -47,4 +48,6 @@ def names_in(roots: Iterable[object], mark: str) -> set[str]:
         elif id(one) not in seen and not isinstance(one, _ELSEWHERE):
             seen.add(id(one))
             new += gc.get_referents(one)
+            if isinstance(one, dict):
+                new += cast("dict[object, object]", one)  # keys that are strings are no referents
     return found

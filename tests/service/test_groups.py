@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import attrs
 import pytest
 import trio
+from harness.census import names_in
 from harness.clients import JSON, Client, claims_for
 from harness.cluster import Cluster, open_cluster, settle
 from harness.servers import ScriptedServer
@@ -136,6 +137,18 @@ async def test_a_membership_with_a_time_ends(autojump_clock, room: Room) -> None
     assert await room.members("g") == "12"
     await trio.sleep(2)
     assert await room.members("g") == ""
+
+
+async def test_memberships_that_have_ended_take_no_room(autojump_clock, room: Room) -> None:
+    """Whose group nobody asks for again: a group for each visit of a user, say."""
+    await room.tell(m.UserJoinGroup("guest", "room-ended", ttl=10))
+    await room.tell(m.UserJoinGroup("guest", "room-lasting", ttl=3600))
+    await room.tell(m.UserJoinGroup("guest", "room-ever"))
+    await trio.sleep(120)
+    groups = room.cluster.service.hub("chat").groups
+    assert names_in([groups], "room-") == {"room-lasting", "room-ever"}
+    await room.tell(m.UserLeaveGroup("guest", None))
+    assert names_in([groups], "room-") == set()
 
 
 async def test_a_membership_without_time_is_for_who_is_there(autojump_clock, room: Room) -> None:

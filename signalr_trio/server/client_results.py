@@ -103,11 +103,15 @@ class Question:
         return self._result
 
     def forget(self, id: str) -> None:
-        """Tells the service that nobody waits for the answer any more."""
-        if self.is_known:
-            self.connection.send(
-                ClientCompletion(id, self.client_id, self.hub.server_id, None, b"")
-            )
+        """Tells the service that nobody waits for the answer any more: on another server connection
+        if the one that it was asked on is lost, for the service does not forget it with that."""
+        if not self.is_known:
+            return
+        for connection in (self.connection, *self.hub.connections):
+            if connection.is_up:
+                end = ClientCompletion(id, self.client_id, self.hub.server_id, None, b"")
+                connection.send(end)
+                return
 
 
 class ClientResults:

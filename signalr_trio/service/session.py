@@ -194,6 +194,7 @@ class ClientSession:
                 if self.awaited is not None:
                     await self.awaited.noted(messages)
                 self._pass_on(messages)
+                del messages  # not kept while the client says nothing
         except ConnectionClosed as end:
             log.debug("client %s has left: %s", self.id, end)
         except ProtocolError as fault:
@@ -240,6 +241,8 @@ class ClientSession:
         self._splitter = protocol.splitter(self.service.options.max_message_size)
         wanted, patience = sticky(self.claims), self.service.options.connect_wait
         connection = await self.service.wait_for_server(self.hub, patience, wanted)
+        if self.gone:
+            return None
         if connection is None:
             log.warning("client %s: no server for hub %s", self.id, self.hub.name)
             self._refuse(_SERVER_AWAY if self.is_bound else _NO_SERVER)
@@ -372,6 +375,10 @@ class ClientSession:
         """Once a second: keep-alive towards the client, its time-out, and the end of its login."""
         options = self.service.options
         self._transport.tick(now)
+        if self._stalled and self._transport.lost:
+            # Nobody reads it, and what it waits for may wait for its end.
+            log.info("client %s has left while it was not read", self.id)
+            self._end()
         if not self.answered or self.gone:
             return
         if self._sends:

@@ -24,6 +24,10 @@ class Posted:
         self._arrived = trio.lowlevel.ParkingLot()
         self._received = trio.lowlevel.ParkingLot()
 
+    @property
+    def ended(self) -> bool:
+        return self._ended is not None
+
     async def post(self, data: bytes) -> None:
         """Returns when there is room for more, or nobody receives any longer."""
         async with self._posting:

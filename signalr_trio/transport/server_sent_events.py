@@ -42,6 +42,10 @@ class EventStreamTransport(ClientTransport):
     def buffered(self) -> int:
         return self._body.buffered
 
+    @property
+    def lost(self) -> bool:
+        return self._posted.ended
+
     def send(self, payload: bytes) -> None:
         if b"\n" in payload or b"\r" in payload:
             # A server may write JSON so: each line is one of the event's.

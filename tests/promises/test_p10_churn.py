@@ -288,6 +288,16 @@ async def cut_off(house: House, connection: HubConnection, line: Line) -> None:
     line.silence()
 
 
+async def cut_off_while_not_read(house: House, connection: HubConnection, line: Line) -> None:
+    """What the hub and the service keep for it is full, and the call in front waits for its end."""
+    await connection.send("until_gone")
+    with trio.move_on_after(10):
+        for _ in range(50):
+            await connection.send("echo", "x" * 100_000)
+    await line.cut()
+    line.silence()
+
+
 async def silent(house: House, connection: HubConnection, line: Line) -> None:
     await connection.send("until_gone")
     await trio.sleep(1)
@@ -326,6 +336,7 @@ ENDS = [
     with_a_call_running,
     asked,
     cut_off,
+    cut_off_while_not_read,
     silent,
     thrown_out,
     moved,

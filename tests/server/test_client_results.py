@@ -207,6 +207,31 @@ async def test_a_lost_connection_ends_the_wait(autojump_clock: MockClock) -> Non
         await served.service.connections[0].lose()
 
 
+async def test_the_service_is_told_on_another_connection_that_nobody_waits(
+    autojump_clock: MockClock,
+) -> None:
+    """It would keep the question, which is the server's and not its connection's."""
+    async with serving(Chat, connections=2) as served:
+        context = served.server.hub_context(Chat)
+        async with trio.open_nursery() as nursery:
+
+            async def ask() -> None:
+                with pytest.raises(ConnectionClosed):
+                    await context.clients.client("x").invoke("Name")
+
+            nursery.start_soon(ask)
+            asked = await question(served)
+            (on,) = [one.connection for one in served.service.log if one.message is asked]
+            served.service.refuses = True
+            await on.lose()
+        await wait_all_tasks_blocked()
+        (told,) = [
+            one for one in served.service.log if isinstance(one.message, ClientCompletion)
+        ]
+        assert told.connection is not on
+        assert told.message == ClientCompletion(asked.invocation_id, "x", "A", None, b"")
+
+
 async def test_without_a_connection_nobody_is_asked(autojump_clock: MockClock) -> None:
     async with serving(Chat) as served:
         await served.service.vanish()

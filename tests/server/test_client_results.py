@@ -225,9 +225,7 @@ async def test_the_service_is_told_on_another_connection_that_nobody_waits(
             served.service.refuses = True
             await on.lose()
         await wait_all_tasks_blocked()
-        (told,) = [
-            one for one in served.service.log if isinstance(one.message, ClientCompletion)
-        ]
+        (told,) = [one for one in served.service.log if isinstance(one.message, ClientCompletion)]
         assert told.connection is not on
         assert told.message == ClientCompletion(asked.invocation_id, "x", "A", None, b"")
 

@@ -8,7 +8,7 @@ product, each task, and no name of a client, user or group anywhere in the servi
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
@@ -99,7 +99,7 @@ class Wire(trio.abc.HalfCloseableStream):
 
     def __init__(self, inner: trio.abc.Stream) -> None:
         self._inner = inner
-        self.silenced = False
+        self.silenced = self.closed = False
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         if not self.silenced:
@@ -116,6 +116,7 @@ class Wire(trio.abc.HalfCloseableStream):
         await trio.lowlevel.checkpoint()
 
     async def aclose(self) -> None:
+        self.closed = True
         if not self.silenced:
             await self._inner.aclose()
 
@@ -129,7 +130,7 @@ class Line:
 
     async def connect(self, host: str, port: int) -> trio.abc.Stream:
         wire = Wire(await self._network.connect(host, port))
-        self._wires.append(wire)
+        self._wires = [one for one in self._wires if not one.closed] + [wire]
         return wire
 
     async def listen(self, host: str | None, port: int) -> Any:
@@ -185,8 +186,10 @@ async def open_house() -> AsyncGenerator[House]:
         nursery.cancel_scope.cancel()
 
 
-async def leaves_nothing(house: House, a_round: Callable[[str], Awaitable[None]]) -> None:
-    """The first round may leave what is made once."""
+async def leaves_nothing(
+    house: House, a_round: Callable[[str], Awaitable[None]], names: Collection[str] = ()
+) -> None:
+    """But ``names``. The first round may leave what is made once."""
     await a_round("first")
     await trio.sleep(LONG)
     before = census()
@@ -194,7 +197,7 @@ async def leaves_nothing(house: House, a_round: Callable[[str], Awaitable[None]]
     await trio.sleep(LONG)
     more = census() - before
     assert not more
-    assert house.names() == set()
+    assert house.names() == set(names)
     assert house.running.service.held_size == 0
 
 
@@ -224,7 +227,7 @@ class Kind:
             network=line,
         )
         connection.on("answer", lambda: "done")
-        connection.on("never", trio.sleep_forever)
+        connection.on("late", partial(trio.sleep, LONG / 2))
         connection.on("news", lambda group: None)
         return connection
 
@@ -266,7 +269,7 @@ async def do_everything(connection: HubConnection, user: str) -> None:
         await connection.invoke("sum", numbers(100_000))
     assert await connection.invoke("ask", "answer", 5) == "done"
     with pytest.raises(HubError):
-        await connection.invoke("ask", "never", 0.5)
+        await connection.invoke("ask", "late", 0.5)
 
 
 async def politely(house: House, connection: HubConnection, line: Line) -> None:
@@ -279,7 +282,7 @@ async def with_a_call_running(house: House, connection: HubConnection, line: Lin
 
 
 async def asked(house: House, connection: HubConnection, line: Line) -> None:
-    await connection.send("ask", "never", LONG / 2)
+    await connection.send("ask", "late", LONG)
     await trio.sleep(0.1)
 
 
@@ -368,6 +371,47 @@ async def test_p10_clients_that_have_gone(autojump_clock: MockClock, kind: Kind,
                     await house.replace_server()
 
         await leaves_nothing(house, a_round)
+
+
+async def all_at_rest(house: House, line: Line) -> None:
+    pass
+
+
+async def a_new_server(house: House, line: Line) -> None:
+    await house.replace_server()
+
+
+async def a_new_socket(house: House, line: Line) -> None:
+    await line.cut()
+
+
+STAYING = [
+    (kind, then)
+    for kind in KINDS
+    for then in (all_at_rest, a_new_server, a_new_socket)
+    if kind.stateful or then is not a_new_socket
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "then"), STAYING, ids=[f"{kind}-{then.__name__}" for kind, then in STAYING]
+)
+async def test_p10_a_client_that_stays(
+    autojump_clock: MockClock, kind: Kind, then: Callable[[House, Line], Awaitable[None]]
+) -> None:
+    """What it did before takes no room."""
+    user = f"one{MARK}"
+    async with open_house() as house:
+        line = Line(house.network)
+        async with kind.connect(line, user) as connection:
+
+            async def a_round(name: str) -> None:
+                await do_everything(connection, user)
+                await then(house, line)
+                assert await connection.invoke("echo", name) == name
+                await connection.invoke("part", f"staying{MARK}{user}")
+
+            await leaves_nothing(house, a_round, names=[user])
 
 
 # -- who is no client in the end ------------------------------------------------------------------

@@ -85,11 +85,15 @@ class ClientTasks:
         """The task that lets go of those that have been idle since it last looked."""
         while True:
             await trio.sleep(_LOOK_EVERY)
-            for client, idle in list(self._lingering.items()):
-                if idle.look == self._look:
-                    break
-                del self._lingering[client]
-                idle.let_go = True
-                trio.lowlevel.reschedule(idle.task)
-                client.rest()
-            self._look += 1
+            # In a call of its own: what is in a variable here would be kept to the next look.
+            self._let_go_idle()
+
+    def _let_go_idle(self) -> None:
+        for client, idle in list(self._lingering.items()):
+            if idle.look == self._look:
+                break
+            del self._lingering[client]
+            idle.let_go = True
+            trio.lowlevel.reschedule(idle.task)
+            client.rest()
+        self._look += 1

@@ -296,9 +296,13 @@ class HubServer:
         """Hub pings, where the service leaves them to its servers."""
         while True:
             await trio.sleep(self.options.keep_alive)
-            for client in list(self._unfinished):
-                if not client.connection.agreed:
-                    client.ping()
+            # In a call of its own: what is in a variable here would be kept to the next time.
+            self._ping_clients()
+
+    def _ping_clients(self) -> None:
+        for client in list(self._unfinished):
+            if not client.connection.agreed:
+                client.ping()
 
     def _client_came(self, client: ClientConnection) -> None:
         self._unfinished[client] = None

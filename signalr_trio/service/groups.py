@@ -15,7 +15,8 @@ __all__ = ["LARGEST_PAGE", "Groups"]
 
 LARGEST_PAGE = 200
 """Members that are listed at once, at the most."""
-_FEW = 1000
+#: Memberships that have ended count no more at once, and take room for so many seconds at the most.
+_LOOK_EVERY = 60.0
 
 
 class Groups:
@@ -26,8 +27,9 @@ class Groups:
         self._sessions: dict[str, dict[ClientSession, None]] = {}
         self._members: dict[str, dict[str, float | None]] = {}
         """Group -> user id -> when the membership ends (None: never)."""
-        self._until_sweep = _FEW
-        """Memberships with a time that may be made before those that are over are looked for."""
+        self._timed: dict[str, None] = {}
+        """Groups in which a membership may end."""
+        self._look_at = 0.0
 
     def join(self, session: ClientSession, group: str) -> None:
         self._sessions.setdefault(group, {})[session] = None
@@ -57,20 +59,10 @@ class Groups:
         ends = None if ttl is None else trio.current_time() + ttl
         self._members.setdefault(group, {})[user_id] = ends
         if ends is not None:
-            self._until_sweep -= 1
-            if self._until_sweep < 0:
-                self._sweep()
+            self._timed[group] = None
 
-    def _sweep(self) -> None:
-        """A group that nobody sends to would keep its members for ever."""
-        for group in list(self._members):
-            self._forget_ended(group)
-        # As many as there are: so a sweep costs each membership but a constant.
-        self._until_sweep = max(_FEW, sum(map(len, self._members.values())))
-
-    def _forget_ended(self, group: str) -> None:
-        now = trio.current_time()
-        for user_id, ends in list(self._members[group].items()):
+    def _forget_ended(self, group: str, now: float) -> None:
+        for user_id, ends in list(self._members.get(group, {}).items()):
             if ends is not None and ends <= now:
                 self.user_leave(user_id, group)
 
@@ -82,13 +74,14 @@ class Groups:
                 members.pop(user_id, None)
                 if not members:
                     del self._members[name]
+                    self._timed.pop(name, None)
 
     def members(self, group: str) -> list[ClientSession]:
         """The clients in a group, each once."""
         found = self._sessions.get(group, {})
         if group not in self._members:
             return list(found)
-        self._forget_ended(group)
+        self._forget_ended(group, trio.current_time())
         merged = dict(found)
         for user_id in self._members.get(group, ()):
             merged |= self._users.get(user_id, {})
@@ -105,6 +98,16 @@ class Groups:
             if (ends := users.get(session.user_id, now)) is None or ends > now
         }
         return by_user.union(session.joined)
+
+    def tick(self, now: float) -> None:
+        """Forgets the memberships that have ended: of their groups nobody may ever ask again."""
+        if now < self._look_at:
+            return
+        self._look_at = now + _LOOK_EVERY
+        for group in list(self._timed):
+            self._forget_ended(group, now)
+            if all(ends is None for ends in self._members.get(group, {}).values()):
+                self._timed.pop(group, None)
 
     def page(self, group: str, after: str, size: int) -> tuple[list[ClientSession], bool]:
         """The members behind the connection id ``after``, by id; and whether there are more.

@@ -131,13 +131,18 @@ class Service:
         """One timer for all sessions: keep-alives, time-outs, ids that nobody came for."""
         while True:
             await trio.sleep(_TICK)
-            now = trio.current_time()
-            for session in list(self._sessions):
-                session.tick(now)
-            for token in [key for key, one in self.http_connections.items() if one.expires <= now]:
-                self.http_connections.pop(token).expire()
-            # Time alone makes a late comer a target (``_is_same``).
-            self._targets_changed()
+            # In a call of its own: what is in a variable here would be kept to the next tick.
+            self._look_after(trio.current_time())
+
+    def _look_after(self, now: float) -> None:
+        for session in list(self._sessions):
+            session.tick(now)
+        for token in [key for key, one in self.http_connections.items() if one.expires <= now]:
+            self.http_connections.pop(token).expire()
+        for hub in self._hubs.values():
+            hub.groups.tick(now)
+        # Time alone makes a late comer a target (``_is_same``).
+        self._targets_changed()
 
     def start_soon(self, work: Callable[..., Awaitable[None]], *arguments: Any) -> None:
         """A task that ends with the service at the latest, but is not cancelled before that: a

@@ -195,6 +195,7 @@ class ClientSession:
                 if self.awaited is not None:
                     await self.awaited.noted(messages)
                 self._pass_on(messages)
+                del messages  # not kept while the client says nothing
         except ConnectionClosed as end:
             log.debug("client %s has left: %r", self.id, str(end))
         except ProtocolError as fault:
@@ -375,6 +376,10 @@ class ClientSession:
         """Once a second: keep-alive towards the client, its time-out, and the end of its login."""
         options = self.service.options
         self._transport.tick(now)
+        if self._stalled and self._transport.lost:
+            # Nobody reads it, and what it waits for may wait for its end.
+            log.info("client %s has left while it was not read", self.id)
+            self._end()
         if not self.answered or self.gone:
             return
         if self._sends:

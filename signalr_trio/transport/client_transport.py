@@ -51,6 +51,11 @@ class ClientTransport(Protocol):
     @property
     def buffered(self) -> int: ...
 
+    @property
+    def lost(self) -> bool:
+        """Whether the client is known to be gone, also while it is not read."""
+        ...
+
     def send(self, payload: bytes) -> None: ...
 
     def send_shared(self, shared: SharedPayload) -> int:
@@ -96,6 +101,10 @@ class WebSocketTransport(ClientTransport):
     @property
     def buffered(self) -> int:
         return self._websocket.buffered
+
+    @property
+    def lost(self) -> bool:
+        return self._websocket.broken
 
     def send(self, payload: bytes) -> None:
         self._websocket.send(payload, text=not self.binary)

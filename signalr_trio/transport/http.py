@@ -152,6 +152,11 @@ class ResponseBody:
         """Bytes that the kernel has not been given yet."""
         return self._stream.buffered
 
+    @property
+    def broken(self) -> bool:
+        """The client is known to have left: what is written goes nowhere."""
+        return self._stream.broken
+
     def write(self, data: bytes) -> None:
         """Does nothing behind the end, and once the client has left."""
         if not self._ended and not self._stream.broken:

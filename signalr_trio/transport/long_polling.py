@@ -67,6 +67,10 @@ class LongPollingTransport(ClientTransport):
     def buffered(self) -> int:
         return len(self._outbox)
 
+    @property
+    def lost(self) -> bool:
+        return self._posted.ended
+
     def send(self, payload: bytes) -> None:
         if not self._ended:
             self._outbox += payload

@@ -28,6 +28,10 @@ class Posted:
         """Whether ``post`` of so many bytes returns without waiting."""
         return not self._posting.locked() and len(self._data) + size <= _LIMIT
 
+    @property
+    def ended(self) -> bool:
+        return self._ended is not None
+
     async def post(self, data: bytes) -> None:
         """Returns when there is room for more; behind the end nothing is kept."""
         async with self._posting:

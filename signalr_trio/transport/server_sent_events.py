@@ -42,6 +42,10 @@ class EventStreamTransport(ClientTransport):
     def buffered(self) -> int:
         return self._body.buffered
 
+    @property
+    def lost(self) -> bool:
+        return self._posted.ended
+
     def send(self, payload: bytes) -> None:
         if b"\n" in payload or b"\r" in payload:
             # A server may write JSON so: each line is one of the event's.
@@ -50,6 +54,11 @@ class EventStreamTransport(ClientTransport):
 
     def receive(self) -> Awaitable[bytes]:
         return self._posted.receive()
+
+    def tick(self, now: float) -> None:
+        # Who sends more than a head behind its request is not read, so the end is not noticed there.
+        if self._body.broken:
+            self._posted.end("the client has left")
 
     async def aclose(self) -> None:
         self._posted.end("the connection was closed")

@@ -122,8 +122,11 @@ class StatefulTransport(ClientTransport):
         is_plain = self._is_answered and self._buffer is None
         if websocket.code != _LOST or is_plain or self._over:
             raise ConnectionClosed("the client has left")
+        self._leave_behind(trio.current_time())
+
+    def _leave_behind(self, now: float) -> None:
         self._websocket = None
-        self._away_since = trio.current_time()
+        self._away_since = now
         self._news.unpark_all()
 
     def _new_of(self, data: bytes, buffer: MessageBuffer) -> bytes:
@@ -151,6 +154,11 @@ class StatefulTransport(ClientTransport):
     def buffered(self) -> int:
         websocket = self._websocket
         return self._waiting_size + (0 if websocket is None else websocket.buffered)
+
+    @property
+    def lost(self) -> bool:
+        websocket = self._websocket if self._buffer is None else None
+        return self._over or (websocket is not None and websocket.broken)
 
     def send(self, payload: bytes) -> None:
         if self._buffer is None or not self._is_answered:
@@ -196,6 +204,9 @@ class StatefulTransport(ClientTransport):
     # -- time and end -----------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
+        if self._buffer is not None and self._websocket is not None and self._websocket.broken:
+            # While it is not read, nobody else notices.
+            self._leave_behind(now)
         if self._away_since is not None and now - self._away_since > self._window:
             self._end()
         if self._buffer is not None and self._websocket is not None:

@@ -57,15 +57,19 @@ class Flusher:
                 while True:
                     if not self._dirty:
                         await self._sleep()
-                    dirty, self._dirty = self._dirty, []
-                    for stream in dirty:
-                        stream._flush(self._nursery)  # pyright: ignore[reportPrivateUsage]
+                    # In a call of its own: a variable here would keep the last stream while idle.
+                    self._flush_dirty(self._nursery)
         finally:
             self.stopped = True
             self._nursery = None
             for stream in self._dirty:
                 stream._wake()  # pyright: ignore[reportPrivateUsage]
             self._dirty.clear()
+
+    def _flush_dirty(self, nursery: trio.Nursery) -> None:
+        dirty, self._dirty = self._dirty, []
+        for stream in dirty:
+            stream._flush(nursery)  # pyright: ignore[reportPrivateUsage]
 
     def add(self, stream: BufferedStream) -> None:
         """Called by a stream that has something to send and is not on the list yet."""

@@ -43,7 +43,7 @@ class MemoryTransport:
     """The service's end of a client connection, and both hands of the client at the other."""
 
     name = "memory"
-    text_only = inherent_keep_alive = False
+    text_only = inherent_keep_alive = lost = False
 
     def __init__(self) -> None:
         self.binary = False

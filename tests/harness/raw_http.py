@@ -75,5 +75,9 @@ class RawHttp:
         assert isinstance(event, h11.Event)
         return event
 
+    async def send_more(self, data: bytes) -> None:
+        """Whatever it is, behind the last request."""
+        await self._stream.send_all(data)
+
     async def drop(self) -> None:
         await trio.aclose_forcefully(self._stream)

@@ -11,6 +11,7 @@ from signalr_trio.protocol.handshake import HandshakeRequest, write_request
 from signalr_trio.protocol.messagepack import MessagePackProtocol
 from signalr_trio.protocol.messages import Invocation
 from signalr_trio.service.options import ServiceOptions
+from signalr_trio.service.server_connection import ServerConnection
 from signalr_trio.transport.long_polling import LongPollingTransport
 from signalr_trio.transport.posted import Posted
 
@@ -114,6 +115,28 @@ async def test_a_client_that_leaves_before_its_request_leaves_nothing_behind(
         assert client.over.is_set()
         assert client.transport.sent == []
         assert cluster.service.client_count == 0
+
+
+async def test_a_client_that_is_closed_as_its_server_comes_is_with_no_server(
+    autojump_clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A DELETE of a client that polls, say: in the step in which the wait for a server ends."""
+    async with open_cluster() as cluster:
+        client = await cluster.client()
+        service = cluster.service
+        (session,) = service._sessions
+        connection_ready = service.connection_ready
+
+        def ready(connection: ServerConnection) -> None:
+            connection_ready(connection)
+            session.close()
+
+        monkeypatch.setattr(service, "connection_ready", ready)
+        a = await cluster.scripted("A")
+        assert client.over.is_set()
+        assert a.opened == {}
+        assert service.hub("chat").sessions == {}
+        assert a.connections[0].received[1:] == []
 
 
 async def test_the_server_refuses_the_client(autojump_clock) -> None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import attrs
 import pytest
 import trio
+from harness.census import names_in
 from harness.clients import JSON, Client, claims_for
 from harness.cluster import Cluster, open_cluster, settle
 from harness.servers import ScriptedServer
@@ -14,7 +15,6 @@ from harness.servers import ScriptedServer
 from signalr_trio.protocol import service_messages as m
 from signalr_trio.protocol.messages import Invocation
 from signalr_trio.protocol.service_protocol import read_group_member_page
-from signalr_trio.service.groups import Groups
 
 OK, NOT_FOUND = m.AckStatus.OK, m.AckStatus.NOT_FOUND
 PAYLOADS = {"json": JSON.write(Invocation("hi", []))}
@@ -139,6 +139,18 @@ async def test_a_membership_with_a_time_ends(autojump_clock, room: Room) -> None
     assert await room.members("g") == ""
 
 
+async def test_memberships_that_have_ended_take_no_room(autojump_clock, room: Room) -> None:
+    """Whose group nobody asks for again: a group for each visit of a user, say."""
+    await room.tell(m.UserJoinGroup("guest", "room-ended", ttl=10))
+    await room.tell(m.UserJoinGroup("guest", "room-lasting", ttl=3600))
+    await room.tell(m.UserJoinGroup("guest", "room-ever"))
+    await trio.sleep(120)
+    groups = room.cluster.service.hub("chat").groups
+    assert names_in([groups], "room-") == {"room-lasting", "room-ever"}
+    await room.tell(m.UserLeaveGroup("guest", None))
+    assert names_in([groups], "room-") == set()
+
+
 async def test_a_membership_without_time_is_for_who_is_there(autojump_clock, room: Room) -> None:
     assert await room.ask(m.UserJoinGroupWithAck("ann", "g", 1, ttl=0)) == OK
     room.clients["4"] = await room.cluster.client("4", claims=claims_for("ann"))
@@ -238,17 +250,3 @@ async def test_a_page_of_nothing_is_refused(
 ) -> None:
     query = m.GroupMemberQuery("g", 1, top, None, size)
     assert await room.ask(query) == m.AckStatus.INTERNAL_SERVER_ERROR
-
-
-async def test_memberships_whose_time_is_over_do_not_pile_up(autojump_clock) -> None:
-    """Also in groups that nobody ever sends to, as those of one visit each."""
-    groups = Groups({})
-    for visit in range(20):
-        for number in range(500):
-            groups.user_join(f"user {number}", f"visit {visit}.{number}", 60)
-        await trio.sleep(61)
-    assert len(groups._members) <= 1500
-    groups.user_join("ann", "g", None)
-    for number in range(5000):
-        groups.user_join("bob", f"g{number % 10}", 60)
-    assert len(groups._members) == 11

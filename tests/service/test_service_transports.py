@@ -612,6 +612,18 @@ async def test_events_have_pings(autojump_clock, house: House) -> None:
     assert await talk.hear() == JSON.write(Ping())
 
 
+async def test_who_sends_on_and_then_goes_is_gone(autojump_clock, house: House) -> None:
+    """What comes behind the request for events is not read for ever, and the end comes behind it."""
+    talk = await house.talk("ServerSentEvents")
+    assert isinstance(talk, Listening)
+    for _ in range(5):
+        await talk.wire.send_more(b"x" * 16384)
+    await talk.wire.drop()
+    await trio.sleep(40)
+    assert house.service.client_count == 0
+    assert len(house.hub.left) == 1
+
+
 async def test_messagepack_is_refused_on_events(autojump_clock, house: House) -> None:
     path = await house.negotiate()
     talk = Listening(house, path, await house.wire())

@@ -217,7 +217,7 @@ class Transport(Socket):
     """The service's end of a client connection."""
 
     name = "simulation"
-    binary = text_only = inherent_keep_alive = False
+    binary = text_only = inherent_keep_alive = lost = False
 
     def __init__(self, incoming: Pipe, outgoing: Pipe) -> None:
         super().__init__(incoming, outgoing)

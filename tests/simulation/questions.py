@@ -223,7 +223,8 @@ class Questions:
 
     def _why_gone(self, question: Question) -> str | None:
         client, ended = question.client, question.ended_at or 0.0
-        if client.answered_at is None or client.answered_at > question.asked_at:
+        there = question.is_known and client.answered_at is not None
+        if not there or (client.answered_at or 0.0) > question.asked_at:
             return "it was not there yet"
         # The service and its servers may know before it does.
         times = {

@@ -461,7 +461,7 @@ async def test_a_user_in_groups(room: Room) -> None:
     assert room.members == "14"
 
 
-async def test_a_user_in_a_group_for_a_time(room: Room) -> None:
+async def test_a_user_in_a_group_for_a_time(autojump_clock, room: Room) -> None:
     await room.call("PUT", "/api/v1/hubs/chat/users/bob/groups/g?ttl=10")
     await trio.sleep(9)
     assert room.members == "134"

@@ -169,7 +169,7 @@ async def test_a_client_that_goes(room: Room, how: str) -> None:
     assert asked.json["message"] == "Connection '1' is disconnected."
 
 
-async def test_a_client_that_does_not_answer(room: Room) -> None:
+async def test_a_client_that_does_not_answer(autojump_clock, room: Room) -> None:
     """What it says later is for its server, as all else."""
     began = trio.current_time()
     async with trio.open_nursery() as nursery:
@@ -184,7 +184,7 @@ async def test_a_client_that_does_not_answer(room: Room) -> None:
 
 
 @pytest.mark.parametrize("own", [True, False], ids=["own", "SDK"])
-async def test_the_clients_server_has_no_part_in_it(room: Room, own: bool) -> None:
+async def test_the_clients_server_has_no_part_in_it(autojump_clock, room: Room, own: bool) -> None:
     """Nor has the one that it moves to meanwhile."""
     service = room.running.service
     async with trio.open_nursery() as nursery:

@@ -15,6 +15,8 @@ from signalr_trio.transport.network import Network
 
 __all__ = ["Endpoint", "connect", "parse_url", "without_token"]
 
+_SECRETS = frozenset({"access_token", "id"})
+
 _DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 
 
@@ -101,7 +103,10 @@ def _why(error: OSError) -> str:
 
 
 def without_token(url: str) -> str:
-    """``url`` (or a request target) without its ``access_token`` parameters and user info."""
+    """``url`` (or a request target) without its parameters that let somebody in, and user info.
+
+    They are ``access_token``, and ``id``, the connection token: whoever has it is that client.
+    """
     head, mark, query = url.partition("?")
     scheme, colon, rest = head.partition("://")
     authority, slash, path = rest.partition("/")
@@ -109,6 +114,6 @@ def without_token(url: str) -> str:
     kept = [
         pair
         for pair in query.split("&")
-        if unquote_plus(pair.partition("=")[0]).lower() != "access_token"
+        if unquote_plus(pair.partition("=")[0]).lower() not in _SECRETS
     ]
     return head + mark + "&".join(kept) if any(kept) else head

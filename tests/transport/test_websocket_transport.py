@@ -565,13 +565,13 @@ async def answering(answer: bytes | None) -> AsyncIterator[int]:
 )
 async def test_a_refused_upgrade(flusher: Flusher, answer: bytes) -> None:
     async with answering(answer) as port:
-        url = f"ws://127.0.0.1:{port}/hub?access_token=secret&id=1"
+        url = f"ws://127.0.0.1:{port}/hub?access_token=secret&hub=1"
         with pytest.raises(UpgradeRefused, match="status 401") as caught:
             async with connect_websocket(url, flusher=flusher):
                 pass
     assert caught.value.status == 401
     assert "secret" not in str(caught.value)
-    assert "id=1" in str(caught.value)
+    assert "hub=1" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -616,7 +616,8 @@ def test_urls_that_are_none(url: str) -> None:
 @pytest.mark.parametrize(
     ("url", "shown"),
     [
-        ("ws://h/p?id=1&access_token=s&x=2", "ws://h/p?id=1&x=2"),
+        ("ws://h/p?id=1&access_token=s&x=2", "ws://h/p?x=2"),
+        ("ws://h/p?hub=chat&ID=1", "ws://h/p?hub=chat"),
         ("ws://h/p?Access%5Ftoken=s", "ws://h/p"),
         ("https://user:pass@h:1/p", "https://h:1/p"),
         ("/p?access_token=s&a", "/p?a"),

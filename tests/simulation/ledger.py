@@ -440,6 +440,8 @@ class Ledger:
             return "a client that is bound"
         if any(client.cut_at is not None for client in run.clients.values()):
             return "a client that was lost, and nobody was told"
+        if any(self._left_unheard(client) for client in run.clients.values()):
+            return "a client that left while it was away, and nobody was told"
         if budget is not None:
             for client in run.clients.values():
                 if self._work(client) > budget - SLACK:

@@ -23,7 +23,7 @@ from signalr_trio.client.transports.websocket import WebSocketTransport
 from signalr_trio.errors import ConnectionClosed
 from signalr_trio.protocol.hub_protocol import HubProtocol
 from signalr_trio.protocol.message_buffer import ACK_INTERVAL, COUNTED, MessageBuffer
-from signalr_trio.protocol.messages import Ack, Sequence
+from signalr_trio.protocol.messages import Ack, Ping, Sequence
 from signalr_trio.transport.websocket import UpgradeRefused
 
 __all__ = ["WINDOW", "StatefulTransport", "stateful"]
@@ -177,8 +177,9 @@ class StatefulTransport:
         self._splitter = self._protocol.splitter(self._max_size)
         number, frames = self._buffer.resend()
         self._room.set()
-        again = self._protocol.write(Sequence(number)) + b"".join(frames)
-        self._socket.send(again, text=not self._protocol.binary)
+        # Without a ping the server does not mind our silence, and the first may have been lost.
+        again = [self._protocol.write(Sequence(number)), *frames, self._protocol.write(Ping())]
+        self._socket.send(b"".join(again), text=not self._protocol.binary)
 
 
 @asynccontextmanager

@@ -99,11 +99,13 @@ class Questions:
         return [one.number for one in self._all if one.ended_at is None and one.server is server]
 
     def awaits(self, name: str) -> bool:
-        """Whether somebody asks that client, or has until just now."""
+        """Whether somebody asks that client, or has until just now, or could not tell the service
+        that it does not any more."""
         now = trio.current_time()
         return any(
-            one.client.name == name and (one.ended_at is None or one.ended_at + _ROUND_TRIP > now)
+            one.ended_at is None or one.ended_at + _ROUND_TRIP > now or one.server.silent
             for one in self._all
+            if one.client.name == name
         )
 
     # -- who is asked -----------------------------------------------------------------------

@@ -176,8 +176,8 @@ class World:
             self.ledger.check(held == 0, "P8", held, "bytes are held for nobody")
             # The service does not mind the silence of one that it has not heard a ping of: that of
             # our client, which begins with one, may have been lost on the way.
-            sessions = service.service._sessions  # pyright: ignore[reportPrivateUsage]
-            left = sum(one._pings for one in sessions)  # pyright: ignore[reportPrivateUsage]
+            sessions = service.service._sessions
+            left = sum(one._pings or one._transport.inherent_keep_alive for one in sessions)
             lost = [one for one in self.ledger.clients.values() if one.cut_at or one.losses]
             unheard = len(sessions) - left
             self.ledger.check(left == 0, "P10", left, "clients are left in the service")

@@ -233,11 +233,11 @@ async def test_a_handler_that_fails(
     flusher: Flusher, caplog: pytest.LogCaptureFixture, path: bytes
 ) -> None:
     """Also by an upgrade that nobody asked for."""
-    sent = b"GET " + path + b"?access_token=secret&id=7 HTTP/1.1\r\nHost: h\r\n\r\n"
+    sent = b"GET " + path + b"?access_token=secret&id=secret&hub=7 HTTP/1.1\r\nHost: h\r\n\r\n"
     with caplog.at_level(logging.ERROR, "signalr_trio.http"):
         answered = await exchange(flusher, sent + ONE % 1)
     assert statuses(answered) == [500, 200]
-    assert "id=7" in caplog.text
+    assert "hub=7" in caplog.text
     assert "Traceback" in caplog.text
     assert "secret" not in caplog.text
     assert b"broken" not in answered

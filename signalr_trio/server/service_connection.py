@@ -68,8 +68,8 @@ class ServiceConnection:
     """One server connection of a hub.
 
     ``run`` makes it, serves it, and makes it again when it is lost: at once if it was up for a
-    second, else after 1, 2, 4 .. 60 s plus up to a second. Its scope is shielded, since client connections that end in order
-    still need it; the server cancels it when they are over.
+    second, else after 1, 2, 4 .. 60 s plus up to a second. Its scope is shielded, since client
+    connections that end in order still need it; the server cancels it when they are over.
     """
 
     def __init__(

@@ -9,6 +9,7 @@ import jwt
 import pytest
 import trio
 from peers import dotnet_peer, needs_dotnet_peer
+from ways import WAYS
 
 from signalr_trio.client import HubConnection
 from signalr_trio.errors import ConnectionClosed, HubError, NegotiateError, ServerTimeoutError
@@ -23,13 +24,6 @@ async def peer():
         yield peer
 
 
-WAYS = [
-    ("WebSockets", "json"),
-    ("WebSockets", "messagepack"),
-    ("ServerSentEvents", "json"),
-    ("LongPolling", "json"),
-    ("LongPolling", "messagepack"),
-]
 ALL_TRANSPORTS = pytest.mark.parametrize(
     "transport", ["WebSockets", "ServerSentEvents", "LongPolling"]
 )

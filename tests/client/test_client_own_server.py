@@ -7,19 +7,12 @@ from functools import partial
 
 import pytest
 import trio
+from ways import WAYS
 
 from signalr_trio import Hub, HubServer, serve
 from signalr_trio.client import ConnectionState, HubConnection
 from signalr_trio.errors import ConnectionClosed
 from signalr_trio.transport.network import TCP
-
-WAYS = [
-    ("WebSockets", "json"),
-    ("WebSockets", "messagepack"),
-    ("ServerSentEvents", "json"),
-    ("LongPolling", "json"),
-    ("LongPolling", "messagepack"),
-]
 
 
 class Bench(Hub):

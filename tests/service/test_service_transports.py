@@ -289,30 +289,39 @@ async def test_what_is_posted_before_the_first_get_is_kept(
     assert await talk.hear() == b"{}\x1e"
 
 
+@asynccontextmanager
+async def unread_client(house: House, transport: str) -> AsyncIterator[Talk]:
+    """A client that is not read for the block, since the holds are full."""
+    talk = await house.talk(transport)
+    session = next(iter(house.service.hub("chat").sessions.values()))
+    size = session.service.options.hold_total + 1
+    session.pause()
+    session.service.held_size += size
+    # One is read before the hold is looked at.
+    await talk.post(JSON.write(Invocation("Echo", ["read"])))
+    await settle()
+    yield talk
+    session.service.give_back(size)
+    session.resume()
+
+
 @pytest.mark.parametrize("transport", CONVERSATION)
 async def test_posts_that_wait_go_with_who_posted(
     autojump_clock, house: House, transport: str
 ) -> None:
     """Else requests of clients that hung up would pile up, whole, while the session is not read."""
-    talk = await house.talk(transport)
-    session = next(iter(house.service.hub("chat").sessions.values()))
-    session.pause()
-    session.service.held_size += session.service.options.hold_total + 1
-    await talk.post(JSON.write(Invocation("Echo", ["read"])))
-    await settle()
-    before = count_tasks()
-    wires = [await house.wire() for _ in range(3)]
-    for wire in wires:
-        body = JSON.write(Invocation("Echo", ["x" * SHORT_LIMIT]))
-        await wire.send("POST", talk.path, body=body, headers=authorized())
-    await settle()
-    assert count_tasks() > before
-    for wire in wires:
-        await wire.drop()
-    await settle()
-    assert count_tasks() == before
-    session.service.give_back(session.service.options.hold_total + 1)
-    session.resume()
+    async with unread_client(house, transport) as talk:
+        before = count_tasks()
+        wires = [await house.wire() for _ in range(3)]
+        for wire in wires:
+            body = JSON.write(Invocation("Echo", ["x" * SHORT_LIMIT]))
+            await wire.send("POST", talk.path, body=body, headers=authorized())
+        await settle()
+        assert count_tasks() > before
+        for wire in wires:
+            await wire.drop()
+        await settle()
+        assert count_tasks() == before
 
 
 def count_tasks() -> int:
@@ -354,26 +363,18 @@ async def test_what_is_posted_before_a_websocket_waits_for_nobody(
 async def test_posts_wait_while_the_client_is_not_read(
     autojump_clock, house: House, transport: str
 ) -> None:
-    """A client whose hold is full: its post is answered when there is room again."""
-    talk = await house.talk(transport)
-    session = next(iter(house.service.hub("chat").sessions.values()))
-    session.pause()
-    session.service.held_size += session.service.options.hold_total + 1
-    # One is read before the hold is looked at.
-    await talk.post(JSON.write(Invocation("Echo", ["read"])))
-    await settle()
+    """Its post is answered when there is room again."""
     done = trio.Event()
 
-    async def post() -> None:
+    async def post(talk: Talk) -> None:
         await talk.post(JSON.write(Invocation("Echo", ["x" * SHORT_LIMIT])))
         done.set()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(post)
-        await trio.sleep(1)
-        assert not done.is_set()
-        session.service.give_back(session.service.options.hold_total + 1)
-        session.resume()
+        async with unread_client(house, transport) as talk:
+            nursery.start_soon(post, talk)
+            await trio.sleep(1)
+            assert not done.is_set()
         await done.wait()
 
 

@@ -8,12 +8,15 @@ from functools import partial
 
 import pytest
 import trio
+from harness.one_answer import answering
 from trio.testing import MockClock, memory_stream_pair
 
 from signalr_trio.errors import ConfigurationError, ConnectionClosed, ProtocolError
 from signalr_trio.transport.http import Request, Response, serve_listeners
 from signalr_trio.transport.http_client import HttpClient, http_request
 from signalr_trio.transport.stream import Flusher
+
+SECRET_TARGET = "/p?access_token=secret"
 
 
 @asynccontextmanager
@@ -38,23 +41,6 @@ async def test_against_our_server(flusher: Flusher) -> None:
     assert (response.status, response.body, response.header("x-param")) == (202, b"hello", "5")
 
 
-@asynccontextmanager
-async def answering(answer: bytes | None) -> AsyncIterator[str]:
-    async def handle(stream: trio.SocketStream) -> None:
-        async with stream:
-            await stream.receive_some()
-            if answer is None:
-                await trio.sleep_forever()
-            with suppress(trio.BrokenResourceError):
-                await stream.send_all(answer)
-
-    async with trio.open_nursery() as nursery:
-        listeners = await nursery.start(partial(trio.serve_tcp, handle, 0, host="127.0.0.1"))
-        port = listeners[0].socket.getsockname()[1]
-        yield f"http://127.0.0.1:{port}/p?access_token=secret"
-        nursery.cancel_scope.cancel()
-
-
 @pytest.mark.parametrize(
     ("answer", "body"),
     [
@@ -64,7 +50,8 @@ async def answering(answer: bytes | None) -> AsyncIterator[str]:
     ],
 )
 async def test_responses(answer: bytes, body: bytes) -> None:
-    async with answering(answer) as url:
+    async with answering(answer) as port:
+        url = f"http://127.0.0.1:{port}{SECRET_TARGET}"
         assert (await http_request("GET", url)).body == body
 
 
@@ -81,15 +68,16 @@ async def test_responses(answer: bytes, body: bytes) -> None:
 async def test_responses_that_are_none(
     answer: bytes | None, error: type[Exception], text: str
 ) -> None:
-    async with answering(answer) as url:
+    async with answering(answer) as port:
+        url = f"http://127.0.0.1:{port}{SECRET_TARGET}"
         with pytest.raises(error, match=text) as caught:
             await http_request("GET", url, timeout=5 if answer is not None else 0.05)
     assert "secret" not in str(caught.value)
 
 
 async def test_nobody_there() -> None:
-    async with answering(b"") as url:
-        pass
+    async with answering(b"") as port:
+        url = f"http://127.0.0.1:{port}{SECRET_TARGET}"
     with pytest.raises(ConnectionClosed, match=r"cannot connect .*: Connection refused$") as caught:
         await http_request("GET", url)
     assert "secret" not in str(caught.value)

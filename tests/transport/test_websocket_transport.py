@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import trio
 import trio_websocket
+from harness.one_answer import answering
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Pong
@@ -534,25 +535,6 @@ async def test_being_cancelled_in_the_block(flusher: Flusher) -> None:
 
 
 # --- connecting -----------------------------------------------------------------------------
-
-
-@asynccontextmanager
-async def answering(answer: bytes | None) -> AsyncIterator[int]:
-    """A server that answers any request with ``answer`` and hangs up; None: never answers."""
-
-    async def handle(stream: trio.SocketStream) -> None:
-        async with stream:
-            await stream.receive_some()
-            if answer is None:
-                await trio.sleep_forever()
-            with suppress(trio.BrokenResourceError):
-                await stream.send_all(answer)
-
-    async with trio.open_nursery() as nursery:
-        serve = partial(trio.serve_tcp, handle, 0, host="127.0.0.1")
-        listeners = await nursery.start(serve)
-        yield listeners[0].socket.getsockname()[1]
-        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize(

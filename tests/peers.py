@@ -34,13 +34,15 @@ class Peer:
     def __init__(self, process: trio.Process) -> None:
         self._process = process
         self._arrived = trio.Event()
-        #: The event lines so far, the first is ``started``.
+        #: The event lines so far.
         self.events: list[dict[str, Any]] = []
+        #: The event ``started``. A hub server behind a service may tell of its first client before.
+        self.started: dict[str, Any] = {}
 
     @property
     def port(self) -> int:
         """The port of the first of its URLs."""
-        return self.events[0]["port"]
+        return self.started["port"]
 
     @property
     def url(self) -> str:
@@ -110,7 +112,7 @@ async def run_peer(
         peer = kind(process)
         nursery.start_soon(peer.read_events)
         try:
-            await peer.event("started")
+            peer.started = await peer.event("started")
             yield peer
         finally:
             # run_process then kills it, and waits for its end.

@@ -55,7 +55,7 @@ class Deployment:
     @property
     def url(self) -> str:
         """Where new clients negotiate: at the server that came last."""
-        return f"http://127.0.0.1:{self.servers[-1].port}/test"
+        return f"{self.servers[-1].url}/test"
 
     @property
     def survivor(self) -> str:
@@ -147,7 +147,7 @@ def _ours(*arguments: str) -> AbstractAsyncContextManager[Peer]:
 
 async def _run_service(*, task_status: trio.TaskStatus[str]) -> None:
     async with _ours("service") as service:
-        task_status.started(service.events[0]["connection_string"])
+        task_status.started(service.started["connection_string"])
         await trio.sleep_forever()
 
 

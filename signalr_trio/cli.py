@@ -148,6 +148,11 @@ def main() -> None:
     show_default=True,
     help="The largest hub message of a client, in bytes.",
 )
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(0, 65535),
+    help="A second port, for /metrics in the formats of Prometheus; 0: any.",
+)
 @_origins(ANY_ORIGIN)
 @_log_level
 def service(
@@ -158,6 +163,7 @@ def service(
     mode: str,
     upstreams: list[Upstream],
     max_message_size: int,
+    metrics_port: int | None,
     origins: tuple[str, ...],
     log_level: str,
 ) -> None:
@@ -183,6 +189,7 @@ def service(
         mode=mode,
         upstreams=upstreams,
         origins=origins,
+        metrics_port=metrics_port,
         options=ServiceOptions(max_message_size=max_message_size),
     )
     _run(partial(_serve_service, opened, host))
@@ -192,6 +199,8 @@ async def _serve_service(opened: AbstractAsyncContextManager[RunningService], ho
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with opened as running:
             click.echo(f"The service listens on http://{host}:{running.port}")
+            if running.metrics_port is not None:
+                click.echo(f"Metrics: http://{host}:{running.metrics_port}/metrics")
             async for number in signals:
                 click.echo(f"{signal.Signals(number).name}: stopping")
                 break

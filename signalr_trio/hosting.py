@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Collection
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
 
 import attrs
 import trio
@@ -41,7 +40,7 @@ from signalr_trio.transport.http import (
     Response,
     serve_listeners,
 )
-from signalr_trio.transport.network import TCP, Network, listening
+from signalr_trio.transport.network import TCP, Network, listening_if_wanted
 from signalr_trio.transport.stream import Flusher
 
 __all__ = ["serve"]
@@ -86,7 +85,7 @@ async def serve(
     if server.connection_string is not None:
         endpoint = parse_connection_string(server.connection_string)
     async with (
-        _listening(network, host, port) as (listeners, bound),
+        listening_if_wanted(network, host, port) as (listeners, bound),
         open_background() as background,
         _signals(server, enabled=signals),
     ):
@@ -95,7 +94,8 @@ async def serve(
         background.start_soon(flusher.run)
 
         def listen(handler: Handler, max_body: int = MAX_BODY) -> None:
-            if listeners:
+            if bound is not None:
+                log.info("listening on http://%s:%d", host, bound)
                 serve = partial(serve_listeners, flusher=flusher, max_body=max_body)
                 answer = allow_origins(partial(_answer, server, handler), origins)
                 background.start_soon(serve, answer, listeners)
@@ -115,18 +115,6 @@ async def serve(
             listen(_EmbeddedDoor(server, service, identify).handle, service.options.max_read)
             link_to = _embedded_connector(server, service, background)
             return await server.run(link_to, connections=1, task_status=started)
-
-
-@asynccontextmanager
-async def _listening(
-    network: Network, host: str, port: int | None
-) -> AsyncGenerator[tuple[Sequence[trio.abc.Listener[Any]], int | None]]:
-    if port is None:
-        yield (), None
-        return
-    async with listening(network, host, port) as (listeners, bound):
-        log.info("listening on http://%s:%d", host, bound)
-        yield listeners, bound
 
 
 @attrs.frozen

@@ -14,6 +14,7 @@ import attrs
 
 from signalr_trio.background import open_background
 from signalr_trio.connection_string import DEVELOPMENT, Endpoint, parse_connection_string
+from signalr_trio.errors import ConfigurationError
 from signalr_trio.link.websocket import WebSocketLink, agreement_header, agreement_in
 from signalr_trio.service.client_door import ClientRequest, serve_client
 from signalr_trio.service.negotiation import negotiate, text_response
@@ -33,12 +34,13 @@ from signalr_trio.transport.endpoint import without_token
 from signalr_trio.transport.http import (
     MAX_BODY,
     Answer,
+    Handler,
     Request,
     Response,
     Upgrade,
     serve_listeners,
 )
-from signalr_trio.transport.network import TCP, Network, listening
+from signalr_trio.transport.network import TCP, Network, listening, listening_if_wanted
 from signalr_trio.transport.stream import Flusher
 from signalr_trio.transport.websocket import WebSocket
 from signalr_trio.upstream import Upstream
@@ -58,6 +60,8 @@ class RunningService:
     port: int
     connection_string: str = attrs.field(repr=False)
     """What a hub server needs to connect to it; holds the access key."""
+    metrics_port: int | None = None
+    """None: the metrics are not served."""
 
 
 @asynccontextmanager
@@ -70,6 +74,7 @@ async def open_service(
     mode: ServiceMode | str = ServiceMode.DEFAULT,
     upstreams: Sequence[Upstream] = (),
     origins: Collection[str] = (ANY_ORIGIN,),
+    metrics_port: int | None = None,
     options: ServiceOptions | None = None,
     network: Network = TCP,
     chance: random.Random | None = None,
@@ -86,18 +91,22 @@ async def open_service(
     whatever ``network`` is.
 
     Web pages of ``origins`` are let in (``https://host[:port]``, ``*`` for all).
+    ``metrics_port`` is another port (0: any free one), where GET ``/metrics`` is answered, in the
+    formats of Prometheus, to whoever asks.
 
-    Raises ConfigurationError for a connection string or a mode that cannot be used, OSError if the
-    port is taken.
+    Raises ConfigurationError for a connection string or a mode that cannot be used, or for what is
+    not installed; OSError if a port is taken.
     """
     endpoint = parse_connection_string(connection_string)
     keys = [endpoint.access_key] + ([secondary_key] if secondary_key else [])
     service = Service(options, mode=checked_mode(mode, upstreams), chance=chance)
     door = _FrontDoor(service, endpoint, keys)
+    metrics = None if metrics_port is None else _metrics(service)
     flusher = Flusher()
     async with (
         upstream_sender(upstreams, service.options) as send,
         listening(network, host, endpoint.port if port is None else port) as (listeners, bound),
+        listening_if_wanted(network, host, metrics_port) as (metrics_listeners, metrics_bound),
         open_background() as background,
         serverless(service, upstreams, keys, send, background),
     ):
@@ -106,10 +115,22 @@ async def open_service(
         max_body = max(service.options.max_read, MAX_BODY)
         serve = partial(serve_listeners, flusher=flusher, max_body=max_body)
         background.start_soon(serve, allow_origins(door.handle, origins), listeners)
+        if metrics is not None:
+            background.start_soon(serve, metrics, metrics_listeners)
         string = f"Endpoint=http://{host};Port={bound};AccessKey={endpoint.access_key};Version=1.0;"
         async with service.running():
             log.info("the service listens on http://%s:%d", host, bound)
-            yield RunningService(service, bound, string)
+            yield RunningService(service, bound, string, metrics_bound)
+
+
+def _metrics(service: Service) -> Handler:
+    try:
+        from signalr_trio.service.metrics import Metrics
+    except ModuleNotFoundError as missing:
+        raise ConfigurationError(
+            f"metrics need {missing.name}: pip install 'signalr-trio[metrics]'"
+        ) from None
+    return Metrics(service).handle
 
 
 class _FrontDoor:

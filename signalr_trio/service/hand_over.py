@@ -78,6 +78,7 @@ class HandOver:
         self._slot = slot
         self._source: ServerConnection = session.connection
         self._from = self._source.server.id
+        self._began = trio.current_time()
         self._phase = _Phase.WAITING_FOR_CALLS
         self._news = trio.lowlevel.ParkingLot()
         self._state: bytes | None = None
@@ -118,7 +119,7 @@ class HandOver:
             return
         if self._session.is_bound:
             self._fail_late_calls()
-            self._session.close(_BOUND)
+            self._session.drop(_BOUND)
             return
         target = self._service.choose_server(self._session.hub, leaving=self._source.server)
         if target is None:
@@ -194,7 +195,7 @@ class HandOver:
             target = await self._find_target()
             if target is None:
                 log.warning("client %s: no server takes over from %s", session.id, self._from)
-                session.close(_NO_TARGET)
+                session.drop(_NO_TARGET)
                 return
             answers = target.server.releases
             if answers:
@@ -220,7 +221,9 @@ class HandOver:
         session = self._session
         session.hand_over = None
         session.attached()
-        if session.gone and session.connection is not None:
+        if not session.gone:
+            session.hub.tally.handed_over(trio.current_time() - self._began)
+        elif session.connection is not None:
             session.connection.close(session)
 
     # -- what comes in meanwhile ------------------------------------------------------------
@@ -259,7 +262,7 @@ class HandOver:
         session = self._session
         if session.calls is None or session.is_bound:
             self._move_on(_Phase.OVER)
-            session.close(_LOST)
+            session.drop(_LOST)
             return
         failed = session.fail_calls(_LOST)
         if failed:
@@ -296,7 +299,7 @@ class HandOver:
             session = self._session
             if session.connection is not None:
                 session.connection.close(session)
-            session.close(error)
+            session.drop(error)
         else:
             self._attach()
         return True

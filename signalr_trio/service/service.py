@@ -6,7 +6,7 @@ import base64
 import logging
 import random
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -20,6 +20,7 @@ from signalr_trio.service.http_connection import HttpConnection
 from signalr_trio.service.options import ServiceMode, ServiceOptions
 from signalr_trio.service.server_connection import Server, ServerConnection
 from signalr_trio.service.session import ClientSession
+from signalr_trio.service.tally import Tally
 from signalr_trio.service.token_claims import Sticky
 from signalr_trio.tokens import Claims
 from signalr_trio.transport.client_transport import ClientTransport
@@ -47,6 +48,7 @@ class ServiceHub:
         """Clients by the token that they connected with."""
         self.groups = Groups(self.users)
         self.connections: dict[ServerConnection, None] = {}
+        self.tally = Tally()
 
     def clients(self, ids: Iterable[str]) -> list[ClientSession]:
         """Those of these connections that there are."""
@@ -164,6 +166,11 @@ class Service:
         return self._hubs[name]
 
     @property
+    def hubs(self) -> Collection[ServiceHub]:
+        """Those that were asked for so far."""
+        return self._hubs.values()
+
+    @property
     def client_count(self) -> int:
         return len(self._sessions)
 
@@ -248,6 +255,7 @@ class Service:
         hub = session.hub
         hub.sessions[session.id] = session
         hub.tokens[session.token] = session
+        hub.tally.opened += 1
         if session.user_id is not None:
             hub.users.setdefault(session.user_id, {})[session] = None
 

@@ -542,7 +542,13 @@ class ClientSession:
             hand_over.source_lost()
             self.nursery.start_soon(hand_over.run)
         else:
-            self.close(_SERVER_LOST)
+            self.drop(_SERVER_LOST)
+
+    def drop(self, error: str) -> None:
+        """Closes a client that no server could, or would, take over."""
+        if not self.gone:
+            self.hub.tally.dropped += 1
+            self.close(error)
 
     def close(self, error: str | None = None, *, allow_reconnect: bool = True) -> None:
         """Says Close to the client, in the service's own name, and ends the session."""

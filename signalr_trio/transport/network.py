@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol
 
 import trio
 
-__all__ = ["TCP", "Network", "listening"]
+__all__ = ["TCP", "Network", "listening", "listening_if_wanted"]
 
 
 class Network(Protocol):
@@ -59,3 +59,15 @@ async def listening(
         for listener in listeners:
             stack.push_async_exit(listener)
         yield listeners, bound
+
+
+@asynccontextmanager
+async def listening_if_wanted(
+    network: Network, host: str | None, port: int | None
+) -> AsyncGenerator[tuple[Sequence[trio.abc.Listener[Any]], int | None]]:
+    """As ``listening``; for port None there is no listener."""
+    if port is None:
+        yield (), None
+        return
+    async with listening(network, host, port) as found:
+        yield found

@@ -36,6 +36,7 @@ APP = "tests.processes.app:make"
         (["service", "--origin", "http://a/"], "'http://a/' is not of the form"),
         (["run", APP, "--origin", "a.example"], "'a.example' is not of the form"),
         (["run", APP, "--report", "no/such/folder"], "there is no folder 'no/such'"),
+        (["service", "--metrics-port", "ninety"], "'ninety' is not a valid integer"),
         (["service", "--log-level", "loud"], "'loud' is not one of"),
         (["serve"], "No such command 'serve'"),
     ],

@@ -69,6 +69,8 @@ class Server:
         self.fallback = fallback
         """Whether it stands in for a hub server, in serverless and classic mode."""
         self.connections: dict[ServerConnection, None] = {}
+        self.clients = 0
+        """Clients that are with one of its connections."""
         self.incoming = 0
         """Clients that are on their way here."""
         self.came_at = trio.current_time()
@@ -96,7 +98,7 @@ class Server:
 
     @property
     def load(self) -> int:
-        return self.incoming + sum(len(one.sessions) for one in self.connections)
+        return self.incoming + self.clients
 
     def note_migration_asked(self) -> None:
         if all(one.migration_asked for one in self.connections):
@@ -158,6 +160,7 @@ class ServerConnection:
         if is_diagnostic(session.claims):
             headers = {**headers, DIAGNOSTIC_CLIENT: ["true"]}
         self.sessions[session.id] = session
+        self.server.clients += 1
         session.connection = self
         session.last_server = self.server.id
         session.calls = OpenCalls() if self.counts else None
@@ -177,16 +180,16 @@ class ServerConnection:
 
     def close(self, session: ClientSession) -> None:
         """Tells the server that the client has gone."""
-        if self.sessions.pop(session.id, None) is not None:
+        if session.id in self.sessions:
             self.link.send(CloseConnection(session.id))
-        self._parts.forget(session.id)
-        session.connection = None
+        self.detach(session)
         if not self.server.moving:
             self.server.look_again.unpark_all()
 
     def detach(self, session: ClientSession) -> None:
         """The client is no longer with this connection, which knows it already."""
-        self.sessions.pop(session.id, None)
+        if self.sessions.pop(session.id, None) is not None:
+            self.server.clients -= 1
         self._parts.forget(session.id)
         session.connection = None
 

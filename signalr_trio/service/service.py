@@ -6,7 +6,7 @@ import base64
 import logging
 import random
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -316,6 +316,7 @@ class Service:
         server.connections.pop(connection, None)
         for session in list(connection.sessions.values()):
             session.server_lost()
+        server.clients -= len(connection.sessions)
         connection.sessions.clear()
         for session in connection.hub.sessions.values():
             session.asker_lost(connection)
@@ -340,34 +341,40 @@ class Service:
     ) -> ServerConnection | None:
         """The server connection for a client: of the server with the fewest clients.
 
-        None if there is no server that may be given one. Clients of ``leaving`` do not go back to
-        it, nor to one that has come under its id so lately that it may be the same process; and a
-        client that is with a hub server stays with hub servers.
-        ``sticky`` names the server that a new client prefers, or requires. Weak connections are
-        for sending; they are given clients where there are no others (SDK: a service that is
-        somebody's secondary endpoint has no others).
+        None if there is no server that may be given one. ``sticky`` names the server that a new
+        client prefers, or requires. Weak connections are for sending; they are given clients where
+        there are no others (SDK: a service that is somebody's secondary endpoint has no others).
         """
-        best: ServerConnection | None = None
-        best_load: tuple[bool, bool, bool, int, int] | None = None
         wanted = None if sticky is None else sticky.server_id
-        required = sticky is not None and sticky.required
+
+        def load(connection: ServerConnection) -> tuple[bool, bool, bool, int, int]:
+            server = connection.server
+            another = wanted not in (None, server.id)
+            own = len(connection.sessions)
+            return server.fallback, another, connection.is_weak, server.load, own
+
+        return min(self._candidates(hub, leaving, sticky), key=load, default=None)
+
+    def has_server(self, hub: ServiceHub, *, leaving: Server) -> bool:
+        """Whether there is a server that may take over a client of ``leaving``."""
+        return next(self._candidates(hub, leaving), None) is not None
+
+    def _candidates(
+        self, hub: ServiceHub, leaving: Server | None, sticky: Sticky | None = None
+    ) -> Iterator[ServerConnection]:
+        """The server connections that may be given a client.
+
+        Clients of ``leaving`` do not go back to it, nor to a server that has come under its id so
+        lately that it may be the same process; and a client that is with a hub server stays with
+        hub servers.
+        """
+        required = sticky.server_id if sticky is not None and sticky.required else None
         for connection in hub.connections:
             server = connection.server
             if server.draining or (leaving is not None and self._is_same(server, leaving)):
                 continue
-            another = wanted not in (None, server.id)
-            if (another and required) or not self._is_in_place(server, leaving):
-                continue
-            load = (
-                server.fallback,
-                another,
-                connection.is_weak,
-                server.load,
-                len(connection.sessions),
-            )
-            if best_load is None or load < best_load:
-                best, best_load = connection, load
-        return best
+            if required in (None, server.id) and self._is_in_place(server, leaving):
+                yield connection
 
     def _is_in_place(self, server: Server, leaving: Server | None) -> bool:
         """Upstreams take no client that was with a hub server; in serverless mode they take all."""

@@ -116,8 +116,9 @@ MUTATIONS: Final[Sequence[Mutation]] = [
     Mutation(
         "a hold begins without a target",
         "service.draining",
-        "return service.choose_server(session.hub, leaving=server) is not None",
-        "return session.begin_hold() and service.choose_server(session.hub, leaving=server)",
+        "        if service.has_server(connection.hub, leaving=server)\n",
+        "        if [one.begin_hold() for one in connection.sessions.values()]\n"
+        "        and service.has_server(connection.hub, leaving=server)\n",
     ),
     Mutation(
         "held messages are kept after the first one went to the target",
@@ -247,7 +248,7 @@ MUTATIONS: Final[Sequence[Mutation]] = [
     Mutation(
         "a crash of the old server is not noticed in a hand-over",
         "service.hand_over",
-        "            self._move_on(_Phase.OVER)\n            session.close(_LOST)\n",
+        "            self._move_on(_Phase.OVER)\n            session.drop(_LOST)\n",
         "            pass\n",
     ),
     # -- which server -----------------------------------------------------------------------
@@ -285,13 +286,13 @@ MUTATIONS: Final[Sequence[Mutation]] = [
     Mutation(
         "nobody tells the clients of a lost server",
         "service.session",
-        "        else:\n            self.close(_SERVER_LOST)",
+        "        else:\n            self.drop(_SERVER_LOST)",
         "        else:\n            self._end()",
     ),
     Mutation(
         "the clients of a lost server stay",
         "service.session",
-        "        else:\n            self.close(_SERVER_LOST)",
+        "        else:\n            self.drop(_SERVER_LOST)",
         "        else:\n            pass",
     ),
     Mutation(

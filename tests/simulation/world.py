@@ -403,6 +403,11 @@ class World:
                 full = hold.size > options.hold_limit or service.held_size > options.hold_total
                 self.ledger.check(not full, "P8", session.user_id, "is read with a full hold")
         self.ledger.check(held == service.held_size, "P8", held, "are held, not", service.held_size)
+        for server in service._servers:
+            found = sum(len(one.sessions) for one in server.connections)
+            self.ledger.check(
+                found == server.clients, "P8", found, "are with", server.id, "not", server.clients
+            )
 
     async def _accept_client(
         self, running: _RunningService, transport: Transport, id: str, plan: ClientPlan

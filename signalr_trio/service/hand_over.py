@@ -206,14 +206,14 @@ class HandOver:
             await self._while_in_slot(_Phase.WAITING_FOR_ANSWER)
 
     async def _find_target(self) -> ServerConnection | None:
-        session, service = self._session, self._service
-        with trio.move_on_after(service.options.target_wait):
-            while True:
-                target = service.choose_server(session.hub, leaving=self._source.server)
-                if target is not None:
-                    return target
-                await service.targets.park()
-        return None
+        hub, service, source = self._session.hub, self._service, self._source.server
+        target = service.choose_server(hub, leaving=source)
+        if target is None:
+            with trio.move_on_after(service.options.target_wait):
+                while target is None:
+                    await service.targets.park()
+                    target = service.choose_server(hub, leaving=source)
+        return target
 
     def _attach(self) -> None:
         """The client is with its new server: what was held goes there, in this very step."""

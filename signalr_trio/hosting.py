@@ -155,7 +155,7 @@ async def _watch_signals(server: HubServer, *, task_status: trio.TaskStatus[None
 
 async def _answer(server: HubServer, handler: Handler, request: Request) -> Answer:
     """Health, under the path that the service has it; all else is ``handler``'s."""
-    if request.path != _HEALTH or request.method not in ("GET", "HEAD"):
+    if request.path.lower().rstrip("/") != _HEALTH or request.method not in ("GET", "HEAD"):
         return await handler(request)
     return Response(200 if server.takes_clients else 503)
 

@@ -180,8 +180,15 @@ class ServiceConnection:
         except ConfigurationError:
             raise  # no attempt will mend it
         except (SignalRError, OSError) as error:
-            log.warning("%r cannot be made: %s", self, error)
+            level = logging.WARNING if self._speaks_for_all else logging.DEBUG
+            log.log(level, "%r cannot be made: %s", self, error)
             return False
+
+    @property
+    def _speaks_for_all(self) -> bool:
+        """Whether what befalls it is worth saying: where none is up, one tells for all."""
+        connections = self.hub.connections
+        return connections[0] is self or any(one.is_up for one in connections)
 
     async def _serve(self, link: Link) -> bool:
         level = MigrationLevel.SHUTDOWN_ONLY if self._migrates else MigrationLevel.OFF

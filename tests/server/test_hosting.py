@@ -134,8 +134,10 @@ async def test_a_port_that_is_taken_is_refused() -> None:
 # -- the port ---------------------------------------------------------------------------------
 
 
-async def health(port: int | None, *, origin: str = "http://a") -> tuple[int, str | None]:
-    url = f"http://127.0.0.1:{port}/api/health"
+async def health(
+    port: int | None, *, origin: str = "http://a", path: str = "/api/health"
+) -> tuple[int, str | None]:
+    url = f"http://127.0.0.1:{port}{path}"
     response = await http_request("GET", url, headers=[("Origin", origin)])
     return response.status, response.header("access-control-allow-origin")
 
@@ -155,6 +157,7 @@ async def test_health_is_200_until_the_shutdown_begins() -> None:
         port: int | None = await nursery.start(serving)
         assert await health(port) == (200, "http://a")
         assert await health(port, origin="http://b") == (200, None)
+        assert await health(port, path="/API/Health/") == (200, "http://a")
         await server.shutdown()
     assert found == [(503, "http://a")]
 

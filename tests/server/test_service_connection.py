@@ -69,6 +69,32 @@ async def test_it_has_started_when_each_connection_was_tried_once(
         assert len(service.attempts) == 3
 
 
+async def test_of_a_service_that_is_not_there_each_hub_is_told_once_an_attempt(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    def warnings() -> list[str]:
+        found = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+        caplog.clear()
+        return found
+
+    service = ScriptedService()
+    service.refuses = True
+    async with serving(Chat, service=service, connections=3):
+        assert len(service.attempts) == 3
+        (warning,) = warnings()
+        assert "hub chat> cannot be made: " in warning
+        await trio.sleep(2.5)
+        assert len(service.attempts) == 6
+        assert len(warnings()) == 1
+        service.refuses = False
+        await service.until(lambda: len(service.connections) == 3)
+        service.refuses = True
+        for connection in service.connections[1:]:
+            await connection.lose()
+        await trio.sleep(6)
+        assert sum("cannot be made" in warning for warning in warnings()) == 2
+
+
 async def test_a_server_runs_once(autojump_clock: MockClock) -> None:
     async with serving(Chat) as served:
         with pytest.raises(RuntimeError, match="runs once"):

@@ -32,7 +32,8 @@ async def drain(service: Service, server: Server) -> None:
         for session in _next_to_move(service, server):
             await service.slots.acquire()
             slot = Slot(service.slots)
-            if _may_move(server, session) and service.has_server(session.hub, leaving=server):
+            elsewhere = service.has_server(session.hub, leaving=server)
+            if _may_move(server, session, elsewhere=elsewhere):
                 session.nursery.start_soon(HandOver(session, slot).run)
                 moved = True
             else:
@@ -57,13 +58,18 @@ def _next_to_move(service: Service, server: Server) -> list[ClientSession]:
     there, the SDK closes no connection, and so lets the ``OnDisconnected`` of the others end. It
     is kept as long as the budget lasts: the others may be slow to get elsewhere.
     """
-    queues = [
-        list(connection.sessions.values())
-        for connection in server.connections
-        if service.has_server(connection.hub, leaving=server)
-    ]
+    queues = [list(connection.sessions.values()) for connection in server.connections]
     in_turn = itertools.chain.from_iterable(itertools.zip_longest(*queues))
-    movable = [one for one in in_turn if one is not None and _may_move(server, one)]
+    # Asked once for each hub: of thousands of clients, here is where all others would wait.
+    elsewhere = {
+        connection.hub: service.has_server(connection.hub, leaving=server)
+        for connection in server.connections
+    }
+    movable = [
+        session
+        for session in in_turn
+        if session is not None and _may_move(server, session, elsewhere=elsewhere[session.hub])
+    ]
     others_first = not server.releases and not _is_budget_over(service, server)
     if others_first and (len(movable) > 1 or server.moving):
         return movable[:-1]
@@ -74,12 +80,15 @@ def _is_budget_over(service: Service, server: Server) -> bool:
     return trio.current_time() - (server.fin_at or 0.0) >= service.options.polite_budget
 
 
-def _may_move(server: Server, session: ClientSession) -> bool:
-    """Whether a client that was with ``server`` may go to another, if there is one."""
+def _may_move(server: Server, session: ClientSession, *, elsewhere: bool) -> bool:
+    """Whether a client that was with ``server`` is to leave it now.
+
+    ``elsewhere``: whether there is another server for the clients of its hub.
+    """
     connection = session.connection
     if connection is None or connection.server is not server or not session.may_move:
         return False
     if session.is_bound:
         # An own server lets it go by itself; for another we do, when its calls have ended.
         return not server.releases
-    return True
+    return elsewhere

@@ -252,6 +252,21 @@ async def test_the_kept_client_goes_at_the_end_of_the_budget(autojump_clock) -> 
         assert len(b.opened) == 3
 
 
+async def test_a_client_that_cannot_move_is_closed_also_when_there_is_no_other_server(
+    autojump_clock,
+) -> None:
+    """Nobody who comes later could have it."""
+    async with open_cluster() as cluster:
+        a = await cluster.scripted("A", own=False)
+        bound = await cluster.client("bound", claims=[("asrs.s.ssticky", "Required")])
+        free = await cluster.client("free")
+        a.fin()
+        await trio.sleep(OPTIONS.polite_budget + 1)
+        assert bound.close is not None
+        assert bound.close.allow_reconnect
+        assert free.close is None
+
+
 async def test_a_client_that_cannot_move_keeps_no_other(autojump_clock) -> None:
     """Rule 7: it is closed, with a text, when its calls have ended."""
     async with open_cluster() as cluster:

@@ -116,8 +116,8 @@ MUTATIONS: Final[Sequence[Mutation]] = [
     Mutation(
         "a hold begins without a target",
         "service.draining",
-        "        if service.has_server(connection.hub, leaving=server)\n",
-        "        if [one.begin_hold() for one in connection.sessions.values()]\n"
+        "        connection.hub: service.has_server(connection.hub, leaving=server)\n",
+        "        connection.hub: [one.begin_hold() for one in connection.sessions.values()]\n"
         "        and service.has_server(connection.hub, leaving=server)\n",
     ),
     Mutation(

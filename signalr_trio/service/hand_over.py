@@ -188,11 +188,13 @@ class HandOver:
             await self._news.park()
 
     async def _enter_target(self) -> None:
-        session = self._session
+        session, service = self._session, self._service
         while self._phase is _Phase.LEFT:
             # On its way, the client would count against the very server that is expected.
             self._expect(None)
-            target = await self._find_target()
+            target = await service.wait_for_server(
+                session.hub, service.options.target_wait, leaving=self._source.server
+            )
             if target is None:
                 log.warning("client %s: no server takes over from %s", session.id, self._from)
                 session.drop(_NO_TARGET)
@@ -204,16 +206,6 @@ class HandOver:
             if not answers:
                 self._attach()
             await self._while_in_slot(_Phase.WAITING_FOR_ANSWER)
-
-    async def _find_target(self) -> ServerConnection | None:
-        hub, service, source = self._session.hub, self._service, self._source.server
-        target = service.choose_server(hub, leaving=source)
-        if target is None:
-            with trio.move_on_after(service.options.target_wait):
-                while target is None:
-                    await service.targets.park()
-                    target = service.choose_server(hub, leaving=source)
-        return target
 
     def _attach(self) -> None:
         """The client is with its new server: what was held goes there, in this very step."""

@@ -389,17 +389,23 @@ class Service:
         return nameless and trio.current_time() - server.came_at < self.options.late_comer
 
     async def wait_for_server(
-        self, hub: ServiceHub, patience: float, sticky: Sticky | None = None
+        self,
+        hub: ServiceHub,
+        patience: float,
+        *,
+        leaving: Server | None = None,
+        sticky: Sticky | None = None,
     ) -> ServerConnection | None:
-        """The connection for a new client; waits a little for the first server to come."""
-        connection = self.choose_server(hub, sticky=sticky)
+        """As ``choose_server``; waits so many seconds for a server to come if there is none."""
+        connection = self.choose_server(hub, leaving=leaving, sticky=sticky)
         if connection is None:
             with trio.move_on_after(patience):
                 while connection is None:
-                    if self.serve_without_server is not None:
+                    # What stands in for a hub server takes nobody who comes from one.
+                    if self.serve_without_server is not None and leaving is None:
                         self.serve_without_server(hub.name)
                     await self.targets.park()
-                    connection = self.choose_server(hub, sticky=sticky)
+                    connection = self.choose_server(hub, leaving=leaving, sticky=sticky)
         return connection
 
     def servers_of(self, hub: ServiceHub) -> str:

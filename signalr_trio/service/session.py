@@ -241,7 +241,7 @@ class ClientSession:
         self.protocol = protocol
         self._splitter = protocol.splitter(self.service.options.max_message_size)
         wanted, patience = sticky(self.claims), self.service.options.connect_wait
-        connection = await self.service.wait_for_server(self.hub, patience, wanted)
+        connection = await self.service.wait_for_server(self.hub, patience, sticky=wanted)
         if self.gone:
             return None  # closed in the very step in which this task was to go on
         if connection is None:

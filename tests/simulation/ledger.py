@@ -420,6 +420,8 @@ class Ledger:
         return sum(call.busy + call.gap + round_trips(call.steps) for call in calls)
 
     def _why_dropped(self, run: ServerRun) -> str | None:
+        if any(client.plan.sticky for client in run.clients.values()):
+            return "a client that is bound"
         stages = {stage.name: stage for stage in run.report.stages} if run.report else {}
         clients = stages.get("clients")
         if clients is not None and clients.timed_out:
@@ -436,8 +438,6 @@ class Ledger:
             return "nobody told it that a connection was lost"
         if not self.has_steady_target(run):
             return "no target"
-        if any(client.plan.sticky for client in run.clients.values()):
-            return "a client that is bound"
         if any(client.cut_at is not None for client in run.clients.values()):
             return "a client that was lost, and nobody was told"
         if any(self._left_unheard(client) for client in run.clients.values()):
@@ -991,6 +991,7 @@ class Ledger:
             self._judge_service(client)
             for before, after in pairwise(client.spells):
                 self._judge_budget(client, before, after)
+            self._judge_bound(client)
             for call in client.calls.values():
                 if call.answer is not None and call.answer.error is not None:
                     reason = self.why_failed(client, call)
@@ -1102,6 +1103,35 @@ class Ledger:
         faults = silent or any(one.crashed_at is not None for one in client.servers)
         kept = took <= budget + SLACK or faults or self.service_fault_at is not None
         self.check(kept, "pace", client.name, "came from", run.name, "after", took, "s")
+
+    def _judge_bound(self, client: ClientRun) -> None:
+        """Who cannot move is not kept until a server that goes has to end (rule 7)."""
+        if not client.plan.sticky or self.service_fault_at is not None:
+            return
+        for run, came in client.servers.items():
+            crashed = run.silent or run.crashed_at is not None
+            if crashed or run.gives_up or run.plan.mode != "migrate_clients":
+                continue
+            since = self._lets_go_from(run)
+            if since is None:
+                continue
+            ends = (client.ended_at, client.left_at, client.cut_at, run.hurried_at, run.ended_at)
+            until = min(end for end in (*ends, trio.current_time()) if end is not None)
+            took = until - max(since, came)
+            limit = self._work(client)
+            if not run.own:
+                limit = self.scenario.service.get("polite_budget", 20.0)
+            text = ("is bound, and was kept by", run.name, "for", took, "s")
+            self.check(took <= limit + SLACK, "rule 7", client.name, *text)
+
+    def _lets_go_from(self, run: ServerRun) -> float | None:
+        """When its clients can first be let go, if it was asked to end."""
+        if run.asked_at is None or not run.own:
+            return run.asked_at
+        if run.report is None:
+            return None
+        stages = [stage for stage in run.report.stages if stage.name in ("offline", "hooks")]
+        return run.asked_at + sum(stage.duration for stage in stages)
 
     def _judge_service(self, client: ClientRun) -> None:
         """As long as a server has not let it go, a client is served there."""

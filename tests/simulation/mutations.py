@@ -271,6 +271,18 @@ MUTATIONS: Final[Sequence[Mutation]] = [
         "return False",
     ),
     Mutation(
+        "a client that is bound is kept where there is no other server",
+        "service.draining",
+        "return not server.releases",
+        "return not server.releases and elsewhere",
+    ),
+    Mutation(
+        "a client that is bound is kept by its own server",
+        "server.client_connection",
+        'self.is_bound = ("asrs.s.ssticky", "Required") in message.claims',
+        "self.is_bound = False",
+    ),
+    Mutation(
         "draining is per connection",
         "service.service",
         "if server.draining or (leaving",

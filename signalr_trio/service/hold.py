@@ -12,6 +12,8 @@ __all__ = ["Hold"]
 _PART_OF_A_CALL = frozenset(
     {MessageType.STREAM_ITEM, MessageType.COMPLETION, MessageType.CANCEL_INVOCATION}
 )
+#: Bytes of memory that a held message takes beside its own, about: of small ones nearly all.
+_OVERHEAD = 256
 
 
 class Hold:
@@ -28,6 +30,7 @@ class Hold:
         self._frames: deque[tuple[bytes, Peek]] = deque()
         self._ids: set[str] = set()
         self.size = 0
+        """Bytes of memory, about."""
         self.passing = True
         """Whether the old server still takes what belongs to its calls."""
         self.oldest: float | None = None
@@ -43,7 +46,7 @@ class Hold:
 
     def put(self, frame: bytes, peek: Peek, now: float) -> None:
         self._frames.append((frame, peek))
-        self.size += len(frame)
+        self.size += _OVERHEAD + len(frame)
         if self.oldest is None:
             self.oldest = now
         if peek.type in (MessageType.INVOCATION, MessageType.STREAM_INVOCATION):
@@ -66,5 +69,5 @@ class Hold:
             kept = [one for one in self._frames if not self._is_part_of_older_call(one[1])]
             self._frames = deque(kept)
         frames = [frame for frame, _ in taken]
-        self.size -= sum(map(len, frames))
+        self.size -= sum(_OVERHEAD + len(frame) for frame in frames)
         return frames

@@ -56,7 +56,7 @@ class _ServiceCollector(Collector):
         yield from _of_hand_overs(hubs)
         yield GaugeMetricFamily(
             "signalr_held_bytes",
-            "What clients have sent and no server may have yet.",
+            "Memory for what clients have sent and no server may have yet.",
             self._service.held_size,
         )
 

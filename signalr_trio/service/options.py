@@ -58,8 +58,9 @@ class ServiceOptions:
     max_message_size: int = _MIB
     """The largest hub message of a client, framing included."""
     hold_limit: int = _MIB
-    """What is held for one client, plus what was in the read that crosses it: a WebSocket message,
-    of at most four times ``max_message_size``."""
+    """Bytes of memory that what is held for one client may take, plus what was in the read that
+    crosses it: a WebSocket message, of at most four times ``max_message_size``. A held message
+    counts for its bytes and 256 more, so that thousands of small ones count for what they take."""
     hold_total: int = 256 * _MIB
     """What is held for all clients."""
     link_high_water: int = 8 * _MIB

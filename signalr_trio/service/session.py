@@ -291,8 +291,9 @@ class ClientSession:
         if self.awaited is not None and self._is_awaited(self.awaited, message, peek):
             return
         if self._hold is not None and not self._hold.passes(peek):
+            before = self._hold.size
             self._hold.put(message, peek, trio.current_time())
-            self.service.held_size += len(message)
+            self.service.held_size += self._hold.size - before
         else:
             self._forward(message, peek)
 
@@ -593,9 +594,11 @@ class ClientSession:
         if self._hold is None:
             self._hold = Hold()
         elif not self._hold.passing:
+            before = self._hold.size
             self._hold.passing = True
-            for frame in self._hold.take_parts_of_older_calls():
-                self.service.give_back(len(frame))
+            frames = self._hold.take_parts_of_older_calls()
+            self.service.give_back(before - self._hold.size)
+            for frame in frames:
                 self._forward(frame)
             self.resume_reading()
         return self._hold

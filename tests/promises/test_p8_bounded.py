@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
+import pytest
 import trio
 from harness.clients import JSON, Client
 from harness.cluster import open_cluster, settle
 from harness.servers import ScriptedServer
 
-from signalr_trio.protocol.messages import Invocation
+from signalr_trio.protocol.hub_protocol import HubProtocol
+from signalr_trio.protocol.json import JsonProtocol
+from signalr_trio.protocol.messagepack import MessagePackProtocol
+from signalr_trio.protocol.messages import Invocation, StreamItem
+from signalr_trio.service.hold import Hold
 from signalr_trio.service.options import ServiceOptions
 
-SMALL = ServiceOptions(hold_limit=1000, hold_total=2500, link_high_water=2000)
+SMALL = ServiceOptions(hold_limit=4000, hold_total=10_000, link_high_water=2000)
+BESIDE = 256
+"""What a held message counts for beside its own bytes."""
 
 
 def frames(count: int) -> list[bytes]:
@@ -35,7 +44,7 @@ async def test_p8_what_is_held_for_one_client_is_bounded_and_then_it_is_not_read
         a.fin()
         await settle()
         said = await flood(client, 50)
-        size = len(said[-1])
+        size = BESIDE + len(said[-1])
         assert SMALL.hold_limit < cluster.service.held_size <= SMALL.hold_limit + size
         unread = client.transport.unread
         assert unread > 30
@@ -48,6 +57,21 @@ async def test_p8_what_is_held_for_one_client_is_bounded_and_then_it_is_not_read
         assert cluster.service.held_size == 0
 
 
+@pytest.mark.parametrize("protocol", [JsonProtocol(), MessagePackProtocol()])
+def test_p8_small_messages_count_for_the_memory_that_they_take(protocol: HubProtocol) -> None:
+    hold = Hold()
+    tracemalloc.start()
+    try:
+        for number in range(10_000):
+            kind = (Invocation("f", []), Invocation("f", [], str(number)), StreamItem("up", number))
+            frame = protocol.write(kind[number % 3])
+            hold.put(frame, protocol.peek(frame), 0.0)
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken / 1.5 < hold.size < taken * 1.5
+
+
 async def test_p8_what_is_held_for_all_clients_is_bounded(autojump_clock) -> None:
     async with open_cluster(SMALL) as cluster:
         a = await cluster.scripted("A")
@@ -57,7 +81,7 @@ async def test_p8_what_is_held_for_all_clients_is_bounded(autojump_clock) -> Non
         await settle()
         said = [await flood(client, 9) for client in clients]
         # Each is below its own limit, so only the common one stops them.
-        size = len(said[0][0])
+        size = BESIDE + len(said[0][0])
         assert SMALL.hold_total < cluster.service.held_size <= SMALL.hold_total + 10 * size
         assert sum(client.transport.unread for client in clients) > 0
         for client in clients:
@@ -132,7 +156,7 @@ async def test_p8_early_sends_are_bounded(autojump_clock) -> None:
         a = await cluster.scripted("A")
         a.answers = False
         client = await cluster.client()
-        for _ in range(20):
+        for _ in range(60):
             a.connections[0].send_to(["c"], "f", "x" * 60)
         await settle()
         assert client.over.is_set()

@@ -215,14 +215,14 @@ async def test_an_old_message_in_the_hold_hurries_the_old_server_once(
 
 async def test_a_hold_that_has_room_again_is_not_hurried(autojump_clock) -> None:
     """Rule 13: it is full for want of room in all, which another client gives back."""
-    options = ServiceOptions(hold_limit=1000, hold_total=300, hurry_age=1000)
+    options = ServiceOptions(hold_limit=1000, hold_total=700, hurry_age=1000)
     async with open_cluster(options) as cluster:
         a = await cluster.scripted("A")
         small, large = await cluster.client("small"), await cluster.client("large")
         await cluster.scripted("B")
         a.fin()
         await settle()
-        large.send("f", "x" * 300)
+        large.send("f", "x" * 600)
         await settle()
         small.send("f", 1)
         await settle()

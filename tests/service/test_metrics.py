@@ -75,7 +75,7 @@ async def test_a_hand_over(autojump_clock: MockClock) -> None:
         over = await metrics_of(cluster.service)
 
     assert under_way["signalr_server_clients[chat,a,offline]"] == 1
-    assert under_way["signalr_held_bytes[]"] == len(HELD)
+    assert under_way["signalr_held_bytes[]"] == 256 + len(HELD)
     assert under_way["signalr_hand_over_pause_seconds_count[chat]"] == 0
     assert over["signalr_server_clients[chat,a,offline]"] == 0
     assert over["signalr_server_clients[chat,b,online]"] == 1

@@ -57,6 +57,8 @@ _PORT = 8888
 _PATIENCE = 20.0
 #: Seconds after which the service has heard of a pause, and what it had sent has come.
 _PAUSED = 2.0
+#: What a held message counts for beside its bytes.
+_HELD_BESIDE = 256
 _END_OF_TRACEBACK = 1500
 _ENDPOINT = parse_connection_string(DEVELOPMENT)
 _HUBS = {hub.name: hub for hub in (Chat, News)}
@@ -398,7 +400,7 @@ class World:
             hold = session._hold
             if hold is None:
                 continue
-            held += sum(len(frame) for frame, _ in hold._frames)
+            held += sum(_HELD_BESIDE + len(frame) for frame, _ in hold._frames)
             if session._transport is transport:
                 full = hold.size > options.hold_limit or service.held_size > options.hold_total
                 self.ledger.check(not full, "P8", session.user_id, "is read with a full hold")

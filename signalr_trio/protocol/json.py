@@ -21,7 +21,9 @@ from signalr_trio.errors import ProtocolError
 from signalr_trio.protocol.framing import RECORD_SEPARATOR, RecordSeparated
 from signalr_trio.protocol.hub_protocol import Peek
 from signalr_trio.protocol.messages import (
+    INVOCATIONS,
     NO_RESULT,
+    PARTS_OF_CALLS,
     Ack,
     CancelInvocation,
     Close,
@@ -364,17 +366,13 @@ _ID_STARTS: Final[dict[bytes, int]] = {
     b'{"type":2,"invocationId":"': 2,
     b'{"type":3,"invocationId":"': 3,
 }
-_CALLS: Final = frozenset((MessageType.INVOCATION, MessageType.STREAM_INVOCATION))
-_WITH_ID: Final = frozenset(
-    (MessageType.STREAM_ITEM, MessageType.COMPLETION, MessageType.CANCEL_INVOCATION)
-)
 
 
 def _peek_fields(fields: Fields) -> Peek:
     kind = _type(fields)
-    if kind in _WITH_ID:
+    if kind in PARTS_OF_CALLS:
         return Peek(kind, _id(fields))
-    if kind not in _CALLS:
+    if kind not in INVOCATIONS:
         return Peek(kind)
     call_id = _optional_id(fields) if kind == MessageType.INVOCATION else _id(fields)
     return Peek(kind, call_id, _stream_ids(fields) if "streamIds" in fields else ())

@@ -18,7 +18,7 @@ from collections import deque
 from typing import Final
 
 from signalr_trio.errors import ProtocolError
-from signalr_trio.protocol.messages import MessageType
+from signalr_trio.protocol.messages import INVOCATIONS, PARTS_OF_CALLS
 
 __all__ = ["ACK_INTERVAL", "BUFFER_LIMIT", "COUNTED", "STATEFUL_VERSION", "MessageBuffer"]
 
@@ -29,15 +29,7 @@ BUFFER_LIMIT: Final = 100_000
 #: Seconds between two acknowledgements, where there is something to acknowledge.
 ACK_INTERVAL: Final = 1.0
 #: The messages that have a number; handshake, pings, Close, Ack and Sequence have none.
-COUNTED: Final = frozenset(
-    (
-        MessageType.INVOCATION,
-        MessageType.STREAM_ITEM,
-        MessageType.COMPLETION,
-        MessageType.STREAM_INVOCATION,
-        MessageType.CANCEL_INVOCATION,
-    )
-)
+COUNTED: Final = INVOCATIONS | PARTS_OF_CALLS
 
 
 class MessageBuffer:

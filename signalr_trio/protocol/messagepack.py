@@ -22,7 +22,9 @@ from signalr_trio.errors import ProtocolError
 from signalr_trio.protocol.framing import LengthPrefixed, prefixed, unframe
 from signalr_trio.protocol.hub_protocol import Peek
 from signalr_trio.protocol.messages import (
+    INVOCATIONS,
     NO_RESULT,
+    PARTS_OF_CALLS,
     Ack,
     CancelInvocation,
     Close,
@@ -183,7 +185,7 @@ def _skim(body: bytes | memoryview) -> Elements:
         size = unpacker.read_array_header()
         for _ in range(min(size, 3)):
             elements.append(unpacker.unpack())
-        if size > 5 and elements[0] in _CALLS:
+        if size > 5 and elements[0] in INVOCATIONS:
             unpacker.skip()  # target
             unpacker.skip()  # arguments
             elements += (None, None, unpacker.unpack())
@@ -345,17 +347,13 @@ _READERS: Final[dict[int, Callable[[Elements], HubMessage]]] = {
     MessageType.ACK: _read_ack,
     MessageType.SEQUENCE: _read_sequence,
 }
-_CALLS: Final = frozenset((MessageType.INVOCATION, MessageType.STREAM_INVOCATION))
-_WITH_ID: Final = frozenset(
-    (MessageType.STREAM_ITEM, MessageType.COMPLETION, MessageType.CANCEL_INVOCATION)
-)
 
 
 def _peek_elements(elements: Elements) -> Peek:
     kind = _type(elements)
-    if kind in _WITH_ID:
+    if kind in PARTS_OF_CALLS:
         return Peek(kind, _id(elements))
-    if kind not in _CALLS:
+    if kind not in INVOCATIONS:
         return Peek(kind)
     call_id = _optional_id(elements) if kind == MessageType.INVOCATION else _id(elements)
     return Peek(kind, call_id, _stream_ids(elements))

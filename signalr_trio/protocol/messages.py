@@ -13,7 +13,9 @@ from typing import Final, Literal, TypeAlias
 import attrs
 
 __all__ = [
+    "INVOCATIONS",
     "NO_RESULT",
+    "PARTS_OF_CALLS",
     "Ack",
     "CancelInvocation",
     "Close",
@@ -42,6 +44,14 @@ class MessageType(enum.IntEnum):
     CLOSE = 7
     ACK = 8
     SEQUENCE = 9
+
+
+#: What begins a call.
+INVOCATIONS: Final = frozenset((MessageType.INVOCATION, MessageType.STREAM_INVOCATION))
+#: What belongs to a call that was begun before, and has the id of it or of one of its streams.
+PARTS_OF_CALLS: Final = frozenset(
+    (MessageType.STREAM_ITEM, MessageType.COMPLETION, MessageType.CANCEL_INVOCATION)
+)
 
 
 class NoResult(enum.Enum):

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections import deque
 
 from signalr_trio.protocol.hub_protocol import Peek
-from signalr_trio.protocol.messages import MessageType
+from signalr_trio.protocol.messages import INVOCATIONS, PARTS_OF_CALLS
 
 __all__ = ["Hold"]
 
-_PART_OF_A_CALL = frozenset(
-    {MessageType.STREAM_ITEM, MessageType.COMPLETION, MessageType.CANCEL_INVOCATION}
-)
 #: Bytes of memory that a held message takes beside its own, about: of small ones nearly all.
 _OVERHEAD = 256
 
@@ -42,14 +39,14 @@ class Hold:
         return self.passing and self._is_part_of_older_call(peek)
 
     def _is_part_of_older_call(self, peek: Peek) -> bool:
-        return peek.type in _PART_OF_A_CALL and peek.invocation_id not in self._ids
+        return peek.type in PARTS_OF_CALLS and peek.invocation_id not in self._ids
 
     def put(self, frame: bytes, peek: Peek, now: float) -> None:
         self._frames.append((frame, peek))
         self.size += _OVERHEAD + len(frame)
         if self.oldest is None:
             self.oldest = now
-        if peek.type in (MessageType.INVOCATION, MessageType.STREAM_INVOCATION):
+        if peek.type in INVOCATIONS:
             self._ids.update(peek.stream_ids)
             if peek.invocation_id:
                 self._ids.add(peek.invocation_id)

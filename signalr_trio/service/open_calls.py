@@ -8,7 +8,7 @@ its completion there is nothing left to lose.
 from __future__ import annotations
 
 from signalr_trio.protocol.hub_protocol import HubProtocol, Peek
-from signalr_trio.protocol.messages import Completion, Invocation, MessageType
+from signalr_trio.protocol.messages import INVOCATIONS, Completion, Invocation, MessageType
 
 __all__ = ["OpenCalls"]
 
@@ -51,7 +51,7 @@ class OpenCalls:
     def client_sent(self, peek: Peek) -> None:
         """A message was passed on to the server."""
         self._count += 1
-        if peek.type in (MessageType.INVOCATION, MessageType.STREAM_INVOCATION):
+        if peek.type in INVOCATIONS:
             if peek.invocation_id:
                 self._calls[peek.invocation_id] = self._count
             else:

@@ -68,8 +68,8 @@ MUTATIONS: Final[Sequence[Mutation]] = [
     Mutation(
         "items pass although their call is held",
         "service.hold",
-        "return peek.type in _PART_OF_A_CALL and peek.invocation_id not in self._ids",
-        "return peek.type in _PART_OF_A_CALL",
+        "return peek.type in PARTS_OF_CALLS and peek.invocation_id not in self._ids",
+        "return peek.type in PARTS_OF_CALLS",
     ),
     Mutation(
         "nothing passes the hold",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any, cast
 
 import attrs
@@ -119,8 +120,9 @@ class TalkingClient:
 
     async def _talk_side_by_side(self) -> None:
         async with trio.open_nursery() as nursery:
-            for lane in (self._call_on_and_on, self._stream_on_and_on, self._upload_on_and_on):
-                nursery.start_soon(self._until_closed, lane)
+            nursery.start_soon(self._until_closed, self._call_on_and_on)
+            for one in (self._stream, self._upload):
+                nursery.start_soon(self._until_closed, partial(self._one_by_one, one))
 
     async def _until_closed(self, lane: Callable[[], Awaitable[None]]) -> None:
         """``on_reconnecting`` tells the rest; what was under way is written off there."""
@@ -168,12 +170,12 @@ class TalkingClient:
     def _noted(self, _: list[object]) -> None:
         self._window.release()
 
-    async def _stream_on_and_on(self) -> None:
+    async def _one_by_one(self, begin: Callable[[int, float], Awaitable[None]]) -> None:
         for number in itertools.count(1):
             await self._rest()
             if self._stop.is_set():
                 return
-            await self._stream(number, self._delay())
+            await begin(number, self._delay())
 
     async def _stream(self, number: int, delay: float) -> None:
         self._account.sent("stream", number, delay, trio.current_time())
@@ -188,13 +190,6 @@ class TalkingClient:
                 self._enter(received[-1])
             else:
                 self._account.misplaced(f"stream {number}: its items were {received}")
-
-    async def _upload_on_and_on(self) -> None:
-        for number in itertools.count(1):
-            await self._rest()
-            if self._stop.is_set():
-                return
-            await self._upload(number, self._delay())
 
     async def _upload(self, number: int, delay: float) -> None:
         self._account.sent("upload", number, delay, trio.current_time())

@@ -27,6 +27,8 @@ class Groups:
         self._sessions: dict[str, dict[ClientSession, None]] = {}
         self._members: dict[str, dict[str, float | None]] = {}
         """Group -> user id -> when the membership ends (None: never)."""
+        self._joined: dict[str, dict[str, None]] = {}
+        """User id -> groups, of these memberships."""
         self._timed: dict[str, None] = {}
         """Groups in which a membership may end."""
         self._look_at = 0.0
@@ -58,6 +60,7 @@ class Groups:
             return
         ends = None if ttl is None else trio.current_time() + ttl
         self._members.setdefault(group, {})[user_id] = ends
+        self._joined.setdefault(user_id, {})[group] = None
         if ends is not None:
             self._timed[group] = None
 
@@ -68,13 +71,15 @@ class Groups:
 
     def user_leave(self, user_id: str, group: str | None) -> None:
         """Takes a user out of a group, or of all groups."""
-        for name in [group] if group is not None else list(self._members):
-            members = self._members.get(name)
-            if members is not None:
-                members.pop(user_id, None)
-                if not members:
+        joined = self._joined.get(user_id, {})
+        for name in list(joined) if group is None else [group]:
+            if name in joined:
+                del joined[name], self._members[name][user_id]
+                if not self._members[name]:
                     del self._members[name]
                     self._timed.pop(name, None)
+        if not joined:
+            self._joined.pop(user_id, None)
 
     def members(self, group: str) -> list[ClientSession]:
         """The clients in a group, each once."""
@@ -89,13 +94,14 @@ class Groups:
 
     def of(self, session: ClientSession) -> Collection[str]:
         """The groups that a client is in: by itself, or with its user."""
-        if session.user_id is None or not self._members:
+        user_id = session.user_id
+        if user_id is None or user_id not in self._joined:
             return session.joined
         now = trio.current_time()
         by_user = {
             group
-            for group, users in self._members.items()
-            if (ends := users.get(session.user_id, now)) is None or ends > now
+            for group in self._joined[user_id]
+            if (ends := self._members[group][user_id]) is None or ends > now
         }
         return by_user.union(session.joined)
 

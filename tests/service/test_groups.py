@@ -7,14 +7,18 @@ from collections.abc import AsyncIterator
 import attrs
 import pytest
 import trio
+import trio.testing
 from harness.census import names_in
 from harness.clients import JSON, Client, claims_for
 from harness.cluster import Cluster, open_cluster, settle
 from harness.servers import ScriptedServer
+from hypothesis import given
+from hypothesis import strategies as st
 
 from signalr_trio.protocol import service_messages as m
 from signalr_trio.protocol.messages import Invocation
 from signalr_trio.protocol.service_protocol import read_group_member_page
+from signalr_trio.service.groups import Groups
 
 OK, NOT_FOUND = m.AckStatus.OK, m.AckStatus.NOT_FOUND
 PAYLOADS = {"json": JSON.write(Invocation("hi", []))}
@@ -155,6 +159,54 @@ async def test_a_membership_without_time_is_for_who_is_there(autojump_clock, roo
     assert await room.ask(m.UserJoinGroupWithAck("ann", "g", 1, ttl=0)) == OK
     room.clients["4"] = await room.cluster.client("4", claims=claims_for("ann"))
     assert await room.members("g") == "12"
+
+
+USERS, GROUPS = st.sampled_from(["ann", "bob"]), st.sampled_from("ghi")
+CHANGES = st.one_of(
+    st.tuples(st.just("join"), USERS, GROUPS, st.sampled_from([None, 1, 5])),
+    st.tuples(st.just("leave"), USERS, st.none() | GROUPS),
+    st.tuples(st.just("connection joins"), USERS, GROUPS),
+    st.tuples(st.just("sleep"), st.sampled_from([0.5, 2, 100])),
+)
+
+
+@attrs.frozen(eq=False)
+class Member:
+    user_id: str
+    joined: dict[str, None] = attrs.field(factory=dict)
+
+
+@given(st.lists(CHANGES, max_size=30))
+def test_who_is_in_which_group_is_what_was_said(changes: list) -> None:
+    trio.run(_follow, changes, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+async def _follow(changes: list) -> None:
+    members = {user: Member(user) for user in ("ann", "bob")}
+    groups = Groups({user: {member: None} for user, member in members.items()})
+    ends: dict[tuple[str, str], float] = {}
+    for what, *change in changes:
+        if what == "join":
+            user, group, ttl = change
+            groups.user_join(user, group, ttl)
+            ends[user, group] = trio.current_time() + ttl if ttl else float("inf")
+        elif what == "leave":
+            groups.user_leave(*change)
+            gone = [one for one in ends if one[0] == change[0] and change[1] in (None, one[1])]
+            for one in gone:
+                del ends[one]
+        elif what == "connection joins":
+            groups.join(members[change[0]], change[1])
+        else:
+            await trio.sleep(*change)
+            groups.tick(trio.current_time())
+        inside = {one for one, end in ends.items() if end > trio.current_time()}
+        inside |= {(user, group) for user, member in members.items() for group in member.joined}
+        for user, member in members.items():
+            assert set(groups.of(member)) == {group for one, group in inside if one == user}
+        for group in "ghi":
+            found = {member.user_id for member in groups.members(group)}
+            assert found == {user for user, one in inside if one == group}
 
 
 async def test_questions(autojump_clock, room: Room) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 import attrs
 import pytest
 import trio
@@ -168,7 +170,7 @@ async def test_an_error_of_the_block_comes_out_as_it_is():
 async def test_a_start_that_fails(change, error):
     server = ScriptedServer()
     for name, value in change.items():
-        setattr(server, name, value)
+        setattr(server, name, copy(value))
     async with serving(server):
         connection = HubConnection(server.url, handshake_timeout=0.2, reconnect=AT_ONCE)
         notices = Notices(connection)

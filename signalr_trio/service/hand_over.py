@@ -192,9 +192,12 @@ class HandOver:
         while self._phase is _Phase.LEFT:
             # On its way, the client would count against the very server that is expected.
             self._expect(None)
-            target = await service.wait_for_server(
-                session.hub, service.options.target_wait, leaving=self._source.server
-            )
+            target = service.choose_server(session.hub, leaving=self._source.server)
+            if target is None:
+                self._slot.give_back()  # others may have a server to go to
+                target = await service.wait_for_server(
+                    session.hub, service.options.target_wait, leaving=self._source.server
+                )
             if target is None:
                 log.warning("client %s: no server takes over from %s", session.id, self._from)
                 session.drop(_NO_TARGET)

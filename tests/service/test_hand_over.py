@@ -146,6 +146,29 @@ async def test_slots_pace_the_start_and_slow_calls_give_theirs_up(autojump_clock
         assert begun() == 6
 
 
+async def test_who_waits_for_a_server_gives_the_slot_up(autojump_clock) -> None:
+    """Rule 8: clients of one hub that have no server do not keep those of another."""
+    async with open_cluster(ServiceOptions(slots=1)) as cluster:
+        a, b = await cluster.scripted("A"), await cluster.scripted("B")
+        c = await cluster.scripted("C", hub="news")
+        d = await cluster.scripted("D", hub="news")
+        await cluster.client("chatter", hub="chat")
+        await cluster.client("reader", hub="news")
+        leaves, comes = (c, d) if "reader" in c.opened else (d, c)
+        a, b = (a, b) if "chatter" in a.opened else (b, a)
+        a.fin()
+        await settle()
+        await b.connections[0].lose()
+        a.connections[0].release("chatter")
+        await settle()
+        leaves.fin()
+        await trio.sleep(1)
+        leaves.connections[0].release("reader")
+        await settle()
+        assert "reader" in comes.opened
+        assert "chatter" not in b.opened
+
+
 async def test_turns_go_round_the_connections(autojump_clock) -> None:
     """Rule 8: a large connection does not keep the clients of the others waiting."""
     async with open_cluster(ServiceOptions(slots=1)) as cluster:

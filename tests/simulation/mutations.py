@@ -239,6 +239,12 @@ MUTATIONS: Final[Sequence[Mutation]] = [
         "            return\n        await self._while(phase)",
     ),
     Mutation(
+        "who waits for a server keeps its slot",
+        "service.hand_over",
+        "self._slot.give_back()  # others",
+        "pass  # others",
+    ),
+    Mutation(
         "groups are lost in the hand-over",
         "service.hand_over",
         "            session.connection.detach(session)\n        self._move_on(_Phase.LEFT)",

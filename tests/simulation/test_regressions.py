@@ -139,6 +139,40 @@ def test_the_last_client_is_kept_no_longer_than_the_budget() -> None:
     )
 
 
+def test_who_waits_for_a_server_keeps_nobody_from_going() -> None:
+    """It had the only slot, and an SDK server kept a client that is bound until its time was up."""
+    _keeps_every_promise(
+        Scenario(
+            70979,
+            service={"slots": 1},
+            servers=(
+                ServerPlan(
+                    "s0",
+                    "s0-sdk",
+                    kind="sdk",
+                    connections=3,
+                    hooks=((("all",),), (("sleep", 0.005),)),
+                ),
+                ServerPlan("target", "target"),
+            ),
+            clients=(
+                ClientPlan("c0"),
+                ClientPlan(
+                    "c2",
+                    connects=0.2896710154437001,
+                    on_connected=(("group", "b"), ("join", "a")),
+                ),
+                ClientPlan("c3", slow_handshake=0.41604047913414643),
+                ClientPlan("c4", sticky=True),
+            ),
+            events=(
+                Event(0.3951613266846664, "shutdown", "s0"),
+                Event(1.4060504530705622, "kill", "target"),
+            ),
+        )
+    )
+
+
 def test_nothing_is_sent_on_a_connection_that_is_being_closed() -> None:
     """A send of a background task in the last stage was lost without a word."""
     at = 1.5

@@ -188,16 +188,14 @@ class HandOver:
             await self._news.park()
 
     async def _enter_target(self) -> None:
-        session, service = self._session, self._service
+        session, service, source = self._session, self._service, self._source.server
         while self._phase is _Phase.LEFT:
             # On its way, the client would count against the very server that is expected.
             self._expect(None)
-            target = service.choose_server(session.hub, leaving=self._source.server)
-            if target is None:
+            if not service.has_server(session.hub, leaving=source):
                 self._slot.give_back()  # others may have a server to go to
-                target = await service.wait_for_server(
-                    session.hub, service.options.target_wait, leaving=self._source.server
-                )
+            patience = service.options.target_wait
+            target = await service.wait_for_server(session.hub, patience, leaving=source)
             if target is None:
                 log.warning("client %s: no server takes over from %s", session.id, self._from)
                 session.drop(_NO_TARGET)

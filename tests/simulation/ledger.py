@@ -354,8 +354,7 @@ class Ledger:
             same = report.migrated == run.migrated
             self.check(same, "P7", run.name, "migrated", run.migrated, "but reports", str(report))
         if calm and run.plan.mode == "migrate_clients" and self.has_steady_target(run):
-            offline, hooks = report.stages[:2]
-            self._check_pace(run, (run.asked_at or 0.0) + offline.duration + hooks.duration)
+            self._check_pace(run, _hooks_over(run, report))
         if report.dropped:
             reason = self._why_slow(run, None) or self._why_dropped(run)
             self.check(reason is not None, "P5", run.name, "dropped clients:", str(report))
@@ -1112,9 +1111,9 @@ class Ledger:
             crashed = run.silent or run.crashed_at is not None
             if crashed or run.gives_up or run.plan.mode != "migrate_clients":
                 continue
-            since = self._lets_go_from(run)
-            if since is None:
+            if run.asked_at is None or (run.own and run.report is None):
                 continue
+            since = _hooks_over(run, run.report) if run.own and run.report else run.asked_at
             ends = (client.ended_at, client.left_at, client.cut_at, run.hurried_at, run.ended_at)
             until = min(end for end in (*ends, trio.current_time()) if end is not None)
             took = until - max(since, came)
@@ -1123,15 +1122,6 @@ class Ledger:
                 limit = self.scenario.service.get("polite_budget", 20.0)
             text = ("is bound, and was kept by", run.name, "for", took, "s")
             self.check(took <= limit + SLACK, "rule 7", client.name, *text)
-
-    def _lets_go_from(self, run: ServerRun) -> float | None:
-        """When its clients can first be let go, if it was asked to end."""
-        if run.asked_at is None or not run.own:
-            return run.asked_at
-        if run.report is None:
-            return None
-        stages = [stage for stage in run.report.stages if stage.name in ("offline", "hooks")]
-        return run.asked_at + sum(stage.duration for stage in stages)
 
     def _judge_service(self, client: ClientRun) -> None:
         """As long as a server has not let it go, a client is served there."""
@@ -1201,6 +1191,12 @@ class Ledger:
             or self._why_dropped(before.server) is not None
         )
         self.check(explained, "P4", client.name, "left for", before.migrates_to, "and never came")
+
+
+def _hooks_over(run: ServerRun, report: ShutdownReport) -> float:
+    """When its clients could first be let go."""
+    stages = [stage for stage in report.stages if stage.name in ("offline", "hooks")]
+    return (run.asked_at or 0.0) + sum(stage.duration for stage in stages)
 
 
 def _ended(call: CallRun, by: float) -> bool:
